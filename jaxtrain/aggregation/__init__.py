@@ -1,0 +1,3 @@
+"""How many gradients become one."""
+
+__all__: list[str] = []

@@ -1,0 +1,34 @@
+"""The ground: the types that the stages share and small checks. Imports nothing of ours."""
+
+from jaxtrain.core.checks import check_finite_number, check_key, check_leading_axes, check_same_structure
+from jaxtrain.core.types import (
+    Aux,
+    Batch,
+    GradFn,
+    Key,
+    Metrics,
+    ModelState,
+    Objective,
+    OptState,
+    Params,
+    PerExampleObjective,
+    Scalar,
+)
+
+__all__ = [
+    "Aux",
+    "Batch",
+    "GradFn",
+    "Key",
+    "Metrics",
+    "ModelState",
+    "Objective",
+    "OptState",
+    "Params",
+    "PerExampleObjective",
+    "Scalar",
+    "check_finite_number",
+    "check_key",
+    "check_leading_axes",
+    "check_same_structure",
+]

@@ -1,0 +1,3 @@
+"""What can be measured from samples."""
+
+__all__: list[str] = []

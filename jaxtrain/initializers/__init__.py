@@ -1,0 +1,3 @@
+"""Where the parameters start."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""How wrong one example is: per example, no reduction."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""How a gradient becomes an update: optax GradientTransformations."""
+
+__all__: list[str] = []

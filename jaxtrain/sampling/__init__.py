@@ -1,0 +1,3 @@
+"""Which examples, how often, with what weight."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""What moves over time: learning rates and their like."""
+
+__all__: list[str] = []

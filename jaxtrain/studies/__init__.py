@@ -1,0 +1,3 @@
+"""Quantities that studies of training measure."""
+
+__all__: list[str] = []

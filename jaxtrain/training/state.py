@@ -1,0 +1,63 @@
+"""The state of a training run: one frozen pytree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from jaxtrain.core import Key, ModelState, OptState, Params, check_key
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: number of completed steps, int32.
+      params: what is trained.
+      model_state: what the model changes itself (BatchNorm's running statistics …), or ``{}``.
+      opt_state: the state of the optax chain, averages included.
+      key: the root key; step ``t`` uses ``fold_in(key, t)``, so the key itself never changes.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    model_state: ModelState
+    opt_state: OptState
+    key: Key
+
+    def replace(self, **changes: Any) -> "TrainState":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def create_state(
+    params: Params, tx: optax.GradientTransformation, key: Key, model_state: ModelState | None = None
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      params: the initial parameters.
+      tx: the optax chain that will train them.
+      key: the run's root key, ``jax.random.key(seed)``.
+      model_state: what the model changes itself, ``{}`` when left out.
+
+    Raises:
+      TypeError: the key is not a typed key.
+
+    >>> state = create_state({"w": jnp.ones(3)}, optax.sgd(0.1), jax.random.key(0))
+    >>> int(state.step)
+    0
+    """
+    check_key(key, where="create_state")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state={} if model_state is None else model_state,
+        opt_state=tx.init(params),
+        key=key,
+    )

@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKDIR ?= runs/digits
 
-.PHONY: run test lint clean
+.PHONY: run test lint readme clean
 
 run: $(VENV)/.installed-experiments
 	@$(BIN)/jaxtrain run digits --workdir $(WORKDIR)
 
 test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The generated tables: papers in README.md, claims in experiments/README.md.
+readme: $(VENV)/.installed-test
+	@$(BIN)/python -m jaxtrain.papers README.md
+	@$(BIN)/python -m experiments.readme
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

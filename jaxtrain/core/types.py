@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from jax import Array
-from jaxtyping import Float, Key as _Key
+from jaxtyping import Float
+from jaxtyping import Key as _Key
 
 Params: TypeAlias = Any
 """Any pytree of floating arrays: what is trained."""

@@ -10,9 +10,7 @@ from jaxtrain.papers.registry import load, status_of
 
 def main(path: Path) -> None:
     """Rewrites what stands between ``<!-- papers -->`` and ``<!-- /papers -->``."""
-    table = as_markdown(
-        [(paper, status) for paper in load() if (status := status_of(paper)).label == "complete"]
-    )
+    table = as_markdown([(paper, status) for paper in load() if (status := status_of(paper)).label == "complete"])
     text = path.read_text(encoding="utf-8")
     block = f"<!-- papers -->\n{table}\n<!-- /papers -->"
     new, count = re.subn(r"<!-- papers -->\n.*<!-- /papers -->", lambda _: block, text, flags=re.S)

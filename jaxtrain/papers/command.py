@@ -10,14 +10,10 @@ from jaxtrain.papers.registry import STATUSES, Paper, Status, clone_root, load, 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``jaxtrain papers``."""
-    parser.add_argument(
-        "search", nargs="?", default="", help="an id (P064), or words that stand in title or slug"
-    )
+    parser.add_argument("search", nargs="?", default="", help="an id (P064), or words that stand in title or slug")
     parser.add_argument("--stage", help="only papers of this stage: averaging, optimizers, losses …")
     parser.add_argument("--status", choices=STATUSES, help="only papers of this status")
-    parser.add_argument(
-        "--format", choices=("table", "json", "markdown"), default="table", help="default: table"
-    )
+    parser.add_argument("--format", choices=("table", "json", "markdown"), default="table", help="default: table")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,9 +67,7 @@ def as_markdown(chosen: list[tuple[Paper, Status]]) -> str:
     for paper, status in chosen:
         link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.title
         short = [symbol.removeprefix("jaxtrain.") for symbol in paper.symbols]
-        names = ", ".join(f"`{name}`" for name in short[:2]) + (
-            f" and {len(short) - 2} more" if len(short) > 2 else ""
-        )
+        names = ", ".join(f"`{name}`" for name in short[:2]) + (f" and {len(short) - 2} more" if len(short) > 2 else "")
         lines.append(f"| {link} | {paper.stage} | {names} | {status.verdict or '—'} |")
     return "\n".join(lines)
 
@@ -88,9 +82,7 @@ def as_table(chosen: list[tuple[Paper, Status]]) -> str:
     counts = {label: sum(status.label == label for _, status in chosen) for label in STATUSES}
     lines.append(f"{len(chosen)} papers: " + ", ".join(f"{n} {label}" for label, n in counts.items()))
     if clone_root() is None:
-        lines.append(
-            "(tests and results lie in the repository: an installed package alone cannot show 'complete')"
-        )
+        lines.append("(tests and results lie in the repository: an installed package alone cannot show 'complete')")
     return "\n".join(lines)
 
 

@@ -101,9 +101,7 @@ def find_symbol(name: str) -> object:
 def _functions(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return frozenset(
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
     )
 
 
@@ -111,9 +109,7 @@ def _oracle_exists(oracle: str, root: Path) -> bool:
     file, *names = oracle.split("::")
     path = root / file
     # a row may point at one case of a parametrised test: test_x[case]
-    return (
-        path.is_file() and bool(names) and all(name.partition("[")[0] in _functions(path) for name in names)
-    )
+    return path.is_file() and bool(names) and all(name.partition("[")[0] in _functions(path) for name in names)
 
 
 def verdict_of(paper: Paper, root: Path | None = None) -> str:

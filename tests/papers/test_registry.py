@@ -60,9 +60,7 @@ def test_status_is_computed_from_what_exists(tmp_path):
     (tmp_path / "experiments" / "results").mkdir()
     paper = papers.Paper("P001", "a", "A", "", "averaging", "CORE")
     assert papers.status_of(paper, tmp_path).label == "planned"
-    paper = dataclasses.replace(
-        paper, symbols=("optax.adamw",), oracles=("tests/test_a.py::test_oracle",), claim="a"
-    )
+    paper = dataclasses.replace(paper, symbols=("optax.adamw",), oracles=("tests/test_a.py::test_oracle",), claim="a")
     assert papers.status_of(paper, tmp_path).missing == ("claim experiments/*/a.py",)
     (tmp_path / "experiments" / "averaging" / "a.py").write_text("")
     assert papers.status_of(paper, tmp_path).label == "partial"
@@ -102,9 +100,7 @@ def test_readme_carries_the_table_of_what_is_complete():
 
 def test_duplicate_and_unknown_rows_are_errors(tmp_path, monkeypatch):
     (tmp_path / "rows").mkdir()
-    (tmp_path / "catalogue.jsonl").write_text(
-        (Path(registry.__file__).parent / "catalogue.jsonl").read_text()
-    )
+    (tmp_path / "catalogue.jsonl").write_text((Path(registry.__file__).parent / "catalogue.jsonl").read_text())
     monkeypatch.setattr(registry, "_HERE", tmp_path)
     for text, message in (
         ("[P999]\nclaim='a'\n", "P999"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 from jaxtyping import Key as _Key
@@ -21,6 +22,10 @@ Key: TypeAlias = _Key[Array, ""]
 """One typed key, as ``jax.random.key`` makes it."""
 
 Scalar: TypeAlias = Float[Array, ""]
+
+Number: TypeAlias = float | int | np.number | np.ndarray | Array
+"""A numeric hyperparameter: it may be traced, so that a whole grid of them is one program."""
+
 Metrics: TypeAlias = dict[str, Array]
 
 

@@ -13,9 +13,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 ExtraArgs = Callable[[TrainState, Batch, Any], dict[str, Any]]
 
 
-def make_step(
-    grad_fn: GradFn, tx: optax.GradientTransformation, *, extra_args: ExtraArgs | None = None
-) -> Step:
+def make_step(grad_fn: GradFn, tx: optax.GradientTransformation, *, extra_args: ExtraArgs | None = None) -> Step:
     """Joins a gradient function and an optax chain into ``step(state, batch) -> (state, metrics)``.
 
     With ``k_t = fold_in(key, t)``: ``((l, aux), g) = grad_fn(params, model_state, batch, k_t)``, then

@@ -1,7 +1,34 @@
 """Carries a training run: state, step, sharding, ensembles, checkpoints, runs. Knows no method."""
 
+from jaxtrain.training.ensemble import Ensemble, ensemble
 from jaxtrain.training.experiment import DataIterator, Experiment
+from jaxtrain.training.sharding import (
+    batch_shardings,
+    bytes_per_device,
+    count_collectives,
+    fsdp,
+    make_mesh,
+    param_specs,
+    put_batch,
+    state_shardings,
+)
 from jaxtrain.training.state import TrainState, create_state
 from jaxtrain.training.step import make_step
 
-__all__ = ["DataIterator", "Experiment", "TrainState", "create_state", "make_step"]
+__all__ = [
+    "DataIterator",
+    "Ensemble",
+    "Experiment",
+    "TrainState",
+    "batch_shardings",
+    "bytes_per_device",
+    "count_collectives",
+    "create_state",
+    "ensemble",
+    "fsdp",
+    "make_mesh",
+    "make_step",
+    "param_specs",
+    "put_batch",
+    "state_shardings",
+]

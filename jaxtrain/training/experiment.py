@@ -54,7 +54,8 @@ class Experiment:
       mode: how members run: ``auto``, ``vmap`` or ``map``.
       mesh: a device mesh, or None for one device.
       rules: ``(path pattern, PartitionSpec)`` pairs that say how parameters are laid out on the mesh.
-      headline: metrics of the final table, the most important first; higher is better for those in ``higher_is_better``.
+      headline: metrics of the final table, the most important first.
+      higher_is_better: those of them where more is better.
       baseline: the view against which the others are compared in the table.
     """
 

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from jaxtrain.core import Key, ModelState, OptState, Params, check_key
 
@@ -24,11 +23,11 @@ class TrainState:
       key: the root key; step ``t`` uses ``fold_in(key, t)``, so the key itself never changes.
     """
 
-    step: Int[Array, ""]
+    step: Any  # int32; with a leading axis in an ensemble, a sharding in a tree of shardings
     params: Params
     model_state: ModelState
     opt_state: OptState
-    key: Key
+    key: Any
 
     def replace(self, **changes: Any) -> "TrainState":
         """A copy with some fields changed."""

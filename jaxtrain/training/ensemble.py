@@ -1,0 +1,251 @@
+"""Seeds and hyperparameters as one program."""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxtrain.core import Batch, Key, Metrics, check_leading_axes
+from jaxtrain.training.sharding import put_batch, state_shardings
+from jaxtrain.training.state import TrainState
+
+MODES = ("auto", "vmap", "map", "solo")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Members that train side by side. Made by :func:`ensemble`.
+
+    Attributes:
+      seeds: one member for each.
+      hyper: numeric hyperparameters, arrays with one value for every member.
+      mode: ``vmap``: all members in one vectorised program; ``map``: one after the other inside one program; ``solo``:
+        one member, its state without a member axis; ``auto``: not chosen yet, see :meth:`resolve`.
+    """
+
+    init_fn: Callable[[Key, Any], TrainState]
+    step_fn: Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
+    seeds: tuple[int, ...]
+    hyper: dict[str, np.ndarray]
+    batch_axis: int | None
+    mode: str
+    mesh: Mesh | None
+    rules: tuple
+
+    @property
+    def num_members(self) -> int:
+        """How many members there are."""
+        return len(self.seeds)
+
+    @property
+    def has_member_axis(self) -> bool:
+        """Whether the arrays of the state have a leading member axis."""
+        return self.mode != "solo"
+
+    def _over_members(self, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
+        """``fn`` of one member, for all of them."""
+        if self.mode == "auto":
+            raise ValueError("mode='auto' is chosen by measurement: call ensemble(…).resolve(batch) first")
+        if self.mode == "solo":
+            # the same axes as in the other modes outside, none inside
+            def solo(*args):
+                args = [
+                    jax.tree.map(lambda x: x[0], a) if axis == 0 and i else a
+                    for i, (a, axis) in enumerate(zip(args, in_axes, strict=True))
+                ]
+                return fn(*args)
+
+            return solo
+        spread = self.mesh is not None and self.mesh.shape["member"] > 1
+        if self.mode == "vmap":
+            return jax.vmap(fn, in_axes, spmd_axis_name="member" if spread else None)
+
+        def one_by_one(*args):
+            moving = [a for a, axis in zip(args, in_axes, strict=True) if axis == 0]
+
+            def of_member(moved):
+                moved = iter(moved)
+                return fn(*[next(moved) if axis == 0 else a for a, axis in zip(args, in_axes, strict=True)])
+
+            return jax.lax.map(of_member, moving)
+
+        if not spread:
+            return one_by_one
+        specs = tuple(PartitionSpec("member") if axis == 0 else PartitionSpec() for axis in in_axes)
+        return jax.shard_map(
+            one_by_one,
+            mesh=self.mesh,
+            in_specs=specs,
+            out_specs=PartitionSpec("member"),
+            axis_names={"member"},
+            check_vma=False,
+        )
+
+    def _all_init(self, keys: jax.Array, hyper: Any) -> TrainState:
+        if self.mode == "solo":
+            return self.init_fn(keys[0], jax.tree.map(lambda x: x[0], hyper))
+        if self.mode == "vmap":
+            return jax.vmap(self.init_fn)(keys, hyper)
+        return jax.lax.map(lambda args: self.init_fn(*args), (keys, hyper))
+
+    @functools.cached_property
+    def _keys(self) -> jax.Array:
+        return jax.vmap(jax.random.key)(jnp.asarray(self.seeds, jnp.uint32))
+
+    @functools.cached_property
+    def _shardings(self) -> TrainState | None:
+        if self.mesh is None:
+            return None
+        abstract = jax.eval_shape(self._all_init, self._keys, self.hyper)
+        return state_shardings(self.mesh, self.rules, abstract, members=self.has_member_axis)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, without computing it."""
+        abstract = jax.eval_shape(self._all_init, self._keys, self.hyper)
+        if self._shardings is None:
+            # a sharding is always named, so that a restored array lies where a trained one would
+            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, self._shardings)
+
+    def init(self) -> TrainState:
+        """The state of all members before the first step."""
+        return jax.jit(self._all_init, out_shardings=self._shardings)(self._keys, self.hyper)
+
+    def put(self, batch: Batch) -> Batch:
+        """A host batch, on the devices."""
+        return put_batch(self.mesh, batch, members=self.batch_axis == 0 and self.has_member_axis)
+
+    @functools.cached_property
+    def _step(self) -> Callable:
+        axes = (0, 0 if self.batch_axis == 0 else None, 0)
+
+        def step(state, batch, hyper):
+            if self.batch_axis == 0:
+                if self.mode == "solo" and self.mesh is not None:
+                    batch = jax.tree.map(lambda x: x[None], batch)
+                count = check_leading_axes(batch, where="ensemble step", axis_name="member axis of the batch")
+                if count != self.num_members:
+                    raise ValueError(f"the batch has a member axis of {count}, the ensemble {self.num_members} members")
+            state, metrics = self._over_members(self.step_fn, axes)(state, batch, hyper)
+            if self.mode == "solo":
+                metrics = jax.tree.map(lambda x: x[None], metrics)
+            return state, metrics
+
+        out = None if self._shardings is None else (self._shardings, None)
+        return jax.jit(step, donate_argnums=0, out_shardings=out)
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step of every member. The state is donated; metrics have a leading member axis."""
+        return self._step(state, batch, self.hyper)
+
+    def map(self, fn: Callable) -> Callable:
+        """``fn(state, *shared)`` of one member, jitted for all: results have a leading member axis."""
+
+        def of_all(state, *shared):
+            run = self._over_members(fn, (0, *[None] * len(shared)))
+            out = run(state, *shared)
+            return jax.tree.map(lambda x: x[None], out) if self.mode == "solo" else out
+
+        return jax.jit(of_all)
+
+    def member(self, state: TrainState, index: int) -> TrainState:
+        """The state of one member, as if it had trained alone."""
+        if not 0 <= index < self.num_members:
+            raise IndexError(f"there is no member {index}: the ensemble has members 0 … {self.num_members - 1}")
+        return jax.tree.map(lambda x: x[index], state) if self.has_member_axis else state
+
+    def resolve(self, batch: Batch, *, repeats: int = 3) -> "Ensemble":
+        """With ``mode="auto"``, times a real step in both modes and returns the ensemble in the faster one."""
+        if self.mode != "auto":
+            return self
+        times = {}
+        for mode in ("vmap", "map"):
+            candidate = dataclasses.replace(self, mode=mode)
+            state, placed = candidate.init(), candidate.put(batch)
+            state, _ = candidate.step(state, placed)  # compiles
+            laps = []
+            for _ in range(repeats):
+                jax.block_until_ready(state)
+                start = time.perf_counter()
+                state, _ = jax.block_until_ready(candidate.step(state, placed))
+                laps.append(time.perf_counter() - start)
+            times[mode] = (statistics.median(laps), candidate)
+        return min(times.values(), key=lambda pair: pair[0])[1]
+
+
+def ensemble(
+    init: Callable[[Key, Any], TrainState],
+    step: Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]],
+    *,
+    seeds: Sequence[int],
+    hyper: Mapping[str, Any] | None = None,
+    batch_axis: int | None = None,
+    mode: str = "auto",
+    mesh: Mesh | None = None,
+    rules: Sequence[Any] = (),
+) -> Ensemble:
+    """Trains several seeds, and any numeric hyperparameters, as one program that is traced once.
+
+    Args:
+      init: ``(key, hyper) -> TrainState`` of one member.
+      step: ``(state, batch, hyper) -> (state, metrics)`` of one member; not jitted.
+      seeds: one member for each; its root key is ``jax.random.key(seed)``.
+      hyper: numbers by name, each with one value for every member (or one for all); ``init`` and ``step`` get those of
+        their member as traced scalars.
+      batch_axis: 0 where batches carry a leading member axis, None where all members see the same batch.
+      mode: ``vmap``, ``map``, ``solo`` (one member only) or ``auto``: the faster of the first two, measured by
+        :meth:`Ensemble.resolve`; one member is always ``solo``.
+      mesh: from :func:`make_mesh`; members are spread over its ``member`` axis.
+      rules: how parameters are laid out on the mesh.
+
+    Raises:
+      ValueError: no seeds, a hyperparameter with another number of values, an unknown mode, a mesh that does not
+        divide the members.
+
+    >>> import optax
+    >>> from jaxtrain.training import create_state
+    >>> def init(key, hyper):
+    ...     return create_state(jax.random.normal(key, ()), optax.identity(), key)
+    >>> def step(state, batch, hyper):
+    ...     params = state.params - hyper["lr"] * (state.params - batch.mean())
+    ...     return state.replace(params=params, step=state.step + 1), {"distance": abs(params - batch.mean())}
+    >>> program = ensemble(init, step, seeds=(0, 1), hyper={"lr": [0.5, 1.0]}, mode="vmap")
+    >>> state, metrics = program.step(program.init(), program.put(jnp.ones(4)))
+    >>> metrics["distance"].shape, float(metrics["distance"][1])
+    ((2,), 0.0)
+    """
+    seeds = tuple(int(seed) for seed in seeds)
+    if not seeds:
+        raise ValueError("an ensemble needs at least one seed")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if batch_axis not in (0, None):
+        raise ValueError(f"batch_axis must be 0 or None, got {batch_axis!r}")
+    values = {}
+    for name, value in (hyper or {}).items():
+        array = np.asarray(value)
+        if not np.issubdtype(array.dtype, np.number):
+            raise TypeError(f"hyperparameter {name!r} must be numeric, got dtype {array.dtype}")
+        if array.dtype == np.float64:
+            array = array.astype(jnp.result_type(float))
+        if array.ndim == 0:
+            array = np.full(len(seeds), array)
+        if len(array) != len(seeds):
+            raise ValueError(f"hyperparameter {name!r} has {len(array)} values for {len(seeds)} seeds")
+        values[name] = array
+    if mode == "solo" and len(seeds) > 1:
+        raise ValueError(f"mode='solo' trains one member, got {len(seeds)} seeds")
+    spread = mesh is not None and mesh.shape["member"] > 1
+    if spread and len(seeds) % mesh.shape["member"]:
+        raise ValueError(f"{len(seeds)} members do not spread evenly over a member axis of {mesh.shape['member']}")
+    if len(seeds) == 1 and not spread:
+        mode = "solo"
+    return Ensemble(init, step, seeds, values, batch_axis, mode, mesh, tuple(rules))

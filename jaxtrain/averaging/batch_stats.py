@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from jaxtrain.core import Batch, ModelState, Params, check_leading_axes
 
+# far above any statistic, so that its rounding, not theirs, limits the momentum; a power of two divides exactly
+_LARGE = 2.0**20
+
 
 def recompute_batch_stats(
     update_stats: Callable[[Params, ModelState, Batch], ModelState],
@@ -16,11 +19,12 @@ def recompute_batch_stats(
 ) -> ModelState:
     r"""The running statistics of averaged parameters: the mean over batches of the statistics of each batch.
 
-    A running statistic moves as :math:`r \leftarrow m\,r + (1 - m)\,b`, where :math:`b` is the batch's. Its derivative
-    in :math:`r` is :math:`m`, so one forward-mode derivative of ``update_stats`` at :math:`r = 0` gives :math:`m` and
-    :math:`(1 - m)\,b`, hence :math:`b`, for any momentum and any model. The result is
-    :math:`\frac1B\sum_i b_i`, with whatever variance the layer records (flax: the biased one). Leaves that are not
-    floating, or that ``update_stats`` leaves alone (:math:`m = 1`), stay as they are.
+    A running statistic moves as :math:`r \leftarrow m\,r + (1 - m)\,b`, where :math:`b` is the batch's, so two forward
+    passes, from :math:`r = 0` and from a large :math:`r = K`, give :math:`(1 - m)\,b` and :math:`m K + (1 - m)\,b`,
+    hence :math:`b`, for any momentum and any model (XLA computes what the passes share once). The result is
+    :math:`\frac1B\sum_i b_i`, with whatever variance the layer records (flax: the biased one), up to a relative error
+    of about :math:`\epsilon\,m/(1-m)`: 6e-6 for a momentum of 0.99 in float32. Leaves that are not floating, or that
+    ``update_stats`` leaves alone (:math:`m = 1`), stay as they are.
 
     Args:
       update_stats: ``(params, model_state, batch) -> model_state``: a forward pass in training mode.
@@ -55,14 +59,17 @@ def recompute_batch_stats(
             new = jax.tree.leaves(update_stats(params, structure.unflatten(filled), batch))
             return [new[i] for i in floating]
 
-        zeros = [jnp.zeros_like(leaves[i]) for i in floating]
-        moved, momentum = jax.jvp(run, (zeros,), ([jnp.ones_like(z) for z in zeros],))
+        start = [leaves[i] for i in floating]
+        at_zero = run([jnp.zeros_like(r) for r in start])
+        # not a derivative: layers may stop gradients at their statistics (flax's NNX BatchNorm does)
+        at_large = run([jnp.full_like(r, _LARGE) for r in start])
 
-        def solve(value, m, old):
-            moves = m < 1
-            return jnp.where(moves, value / jnp.where(moves, 1 - m, 1), old)
+        def solve(zero, large, old):
+            momentum = (large - zero) / _LARGE
+            moves = momentum < 1
+            return jnp.where(moves, zero / jnp.where(moves, 1 - momentum, 1), old)
 
-        return [solve(v, m, leaves[i]) for v, m, i in zip(moved, momentum, floating, strict=True)]
+        return [solve(*values) for values in zip(at_zero, at_large, start, strict=True)]
 
     def add(total, batch):
         return jax.tree.map(jnp.add, total, of_batch(batch)), None

@@ -27,7 +27,7 @@ def check_key(key: Any, *, where: str) -> None:
         raise ValueError(f"{where} needs one key, got an array of {key.shape} keys; use jax.vmap over them")
 
 
-def check_finite_number(name: str, value: Any, *, low: float | int = -np.inf, high: float | int = np.inf) -> None:
+def check_finite_number(name: str, value: Any, *, low: float = -np.inf, high: float = np.inf) -> None:
     """Raises unless ``value`` is a finite number in ``[low, high]``; a traced value passes.
 
     >>> check_finite_number("b1", 0.9, low=0.0, high=1.0)

@@ -1,3 +1,37 @@
-"""How a gradient becomes an update: optax GradientTransformations."""
+"""How a gradient becomes an update: optax GradientTransformations.
 
-__all__: list[str] = []
+What an update may ask for besides gradients and parameters, as optax extra arguments. ``jaxtrain.training.make_step``
+gives what stands under "given"; the rest comes from its ``extra_args=``.
+
+=================  ==========================================================  =====  ===========================
+extra argument     what it is                                                  given  asked for by
+=================  ==========================================================  =====  ===========================
+``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``, …
+``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches
+``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``
+``key``            a typed key of this step's own                              yes    ``adahessian``
+``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
+                                                                                      ``grad_fn`` and ``key``)
+=================  ==========================================================  =====  ===========================
+"""
+
+from jaxtrain.optimizers.adahessian import (
+    AdaHessianState,
+    adahessian,
+    hutchinson_hessian_diag,
+    scale_by_adahessian,
+    spatial_average,
+)
+from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
+
+__all__ = [
+    "AdaHessianState",
+    "SoapState",
+    "adahessian",
+    "eigenbasis_qr_update",
+    "hutchinson_hessian_diag",
+    "scale_by_adahessian",
+    "scale_by_soap",
+    "soap",
+    "spatial_average",
+]

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxtrain.core import Batch, Key, Metrics, check_leading_axes
-from jaxtrain.training.sharding import put_batch, state_shardings
+from jaxtrain.training.sharding import placed, put_batch, state_shardings
 from jaxtrain.training.state import TrainState
 
 MODES = ("auto", "vmap", "map", "solo")
@@ -110,9 +110,7 @@ class Ensemble:
         """Shapes, dtypes and shardings of the state, without computing it."""
         abstract = jax.eval_shape(self._all_init, self._keys, self.hyper)
         if self._shardings is None:
-            # a sharding is always named, so that a restored array lies where a trained one would
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+            return placed(abstract)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, self._shardings)
 
     def init(self) -> TrainState:

@@ -57,6 +57,7 @@ class Experiment:
       headline: metrics of the final table, the most important first.
       higher_is_better: those of them where more is better.
       baseline: the view against which the others are compared in the table.
+      best: ``(split, metric)`` whose best checkpoint is kept besides the newest.
     """
 
     init: Callable[[Key, Hyper], TrainState]
@@ -81,3 +82,4 @@ class Experiment:
     headline: Sequence[str] = ("accuracy", "loss")
     higher_is_better: Sequence[str] = ("accuracy",)
     baseline: str = "live"
+    best: tuple[str, str] | None = None

@@ -192,6 +192,16 @@ def put_batch(mesh: Mesh | None, batch: Any, *, members: bool = False) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
+def placed(abstract: Any) -> Any:
+    """An abstract tree whose every leaf has a sharding: the first device, where it has none of its own."""
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def of_leaf(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or first)
+
+    return jax.tree.map(of_leaf, abstract)
+
+
 def bytes_per_device(tree: Any) -> dict[str, int]:
     """Bytes that each addressable device holds of a tree of arrays.
 

@@ -246,8 +246,25 @@ def test_batch_stats_equal_the_direct_computation(x64):
         jnp.asarray(w), state, jnp.asarray(batches)
     )
     hidden = np.maximum(batches @ w, 0)
-    np.testing.assert_allclose(new["bn"]["mean"], hidden.mean(axis=1).mean(axis=0), rtol=1e-12)  # float64
+    # float64: the momentum is known up to eps · m / (1 − m), 2e-14 for 0.99
+    np.testing.assert_allclose(new["bn"]["mean"], hidden.mean(axis=1).mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(new["bn"]["var"], hidden.var(axis=1).mean(axis=0), rtol=1e-12)
     assert int(new["count"]) == 3 and float(new["untouched"]) == 5.0
     with pytest.raises(ValueError, match="empty"):
         recompute_batch_stats(update_stats, jnp.asarray(w), state, jnp.zeros((0, 16, 4)))
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+def test_batch_stats_of_flax_batchnorm(momentum):
+    """NNX stops gradients at its statistics; what its BatchNorm records is the batch's mean and biased variance."""
+    from flax import nnx
+
+    from jaxtrain.training.adapters import from_nnx
+
+    model = from_nnx(lambda rngs: nnx.BatchNorm(3, momentum=momentum, rngs=rngs))
+    params, state = model.init(jax.random.key(0))
+    x = np.random.default_rng(2).normal(5.0, 2.0, size=(4, 32, 3)).astype(np.float32)
+    new = recompute_batch_stats(lambda p, s, b: model.apply(p, s, b, train=True)[1], params, state, jnp.asarray(x))
+    # float32: eps · m / (1 − m) is 6e-6 for 0.99; flax's variance is E x² − (E x)², losing a digit at a mean of 5
+    np.testing.assert_allclose(new["mean"], x.mean(axis=1).mean(axis=0), rtol=2e-5)
+    np.testing.assert_allclose(new["var"], x.var(axis=1).mean(axis=0), rtol=5e-5)

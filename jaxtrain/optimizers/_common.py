@@ -1,0 +1,55 @@
+"""What the optimizers share: accumulators that do not lose small increments, and work that is done now and then."""
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from jaxtrain.core import Params
+
+Carry = TypeVar("Carry")
+
+
+def accumulator_dtype(x: Any) -> Any:
+    """The dtype in which moments of ``x`` are kept: half precision becomes float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def zeros_accumulator(params: Params) -> Params:
+    """Zeros shaped like the parameters, in the precision of their moments."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=accumulator_dtype(p)), params)
+
+
+def run_if(due: Bool[Array, ""], work: Callable[[Carry], Carry], carry: Carry) -> Carry:
+    """``work(carry)`` where ``due``, else ``carry`` as it is; skipped work costs nothing, in an ensemble too.
+
+    ``lax.cond`` under ``vmap`` turns into a select that computes both branches at every step. A loop of at most one
+    round is run by ``vmap`` only while some member is due. The price: no reverse-mode derivative through it.
+
+    >>> run_if(jnp.array(True), lambda x: x + 1, jnp.array(1)).item()
+    2
+    """
+    _, carry = jax.lax.while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), work(c[1])), (due, carry))
+    return carry
+
+
+def static_int(name: str, value: Any, *, low: int) -> int:
+    """``value`` as a Python integer ≥ ``low``, which decides shapes and therefore cannot be traced.
+
+    >>> static_int("num_samples", 0, low=1)
+    Traceback (most recent call last):
+    ValueError: num_samples must be at least 1, got 0
+    """
+    try:
+        number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+    except (TypeError, jax.errors.ConcretizationTypeError):
+        raise TypeError(
+            f"{name} decides shapes and must be a Python integer, got {value!r} of type {type(value).__name__}; "
+            f"in optax.inject_hyperparams name it among static_args"
+        ) from None
+    if number < low:
+        raise ValueError(f"{name} must be at least {low}, got {number}")
+    return number

@@ -1,8 +1,9 @@
 """Golden schedules: ``python tests/golden/make_refined_schedules.py PATH/find_schedule.py`` (needs [reference]).
 
-The file is find_schedule.py of github.com/facebookresearch/adaptive_scheduling (main branch, October 2023). It holds
-the closed form and the numerical bound but no smoothing. The smoothing is SciPy's median filter, edges as the
-repository's visual.py treats them: nearest on the left, two widths of reflection on the right.
+The file is find_schedule.py of github.com/facebookresearch/adaptive_scheduling at commit
+37a8a9ba057089a6cf4937c579cc1764cea14184. It holds the closed form and the numerical bound but no smoothing. The
+smoothing is SciPy's median filter, edges as the repository's visual.py treats them: nearest on the left, two widths of
+reflection on the right.
 """
 
 import importlib.util

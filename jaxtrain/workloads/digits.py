@@ -30,15 +30,15 @@ class Config:
     """Every field can be changed by ``--set field=value``."""
 
     seeds: tuple[int, ...] = option(tuple(range(8)), "one member for each; 0..7 is short for 0 1 2 3 4 5 6 7")
-    epochs: int = option(29, "passes over the training images")
+    epochs: int = option(45, "passes over the training images")
     batch_size: int = option(128, "images a step")
-    learning_rate: float = option(0.01, "peak of the schedule")
+    learning_rate: float = option(0.02, "peak of the schedule")
     warmup_epochs: int = option(2, "linear warm-up")
     weight_decay: float = option(0.05, "decoupled, of AdamW")
     shift: int = option(1, "images are shifted at random by up to so many pixels; 0: not at all")
     channels: int = option(16, "of the first convolution; the second has twice as many")
-    swa_start: float = option(0.7, "fraction of the run after which SWA captures a model every epoch")
-    ema_decay: float = option(0.95, "of Switch EMA, a step")
+    swa_start: float = option(0.5, "fraction of the run after which SWA captures a model every epoch")
+    ema_decay: float = option(0.9, "of Switch EMA, a step")
     switch_epochs: int = option(2, "epochs between switches of Switch EMA")
     eval_epochs: int = option(6, "epochs between evaluations")
     checkpoint_epochs: int = option(6, "epochs between checkpoints")
@@ -162,8 +162,10 @@ def build(config: Config) -> Experiment:
         "swa": lambda state: averaged_params(state.opt_state, state.params, kind=SwaState),
         "switch_ema": lambda state: averaged_params(state.opt_state, state.params, kind=SwitchEmaState),
     }
-    # whole batches of the training images as they are, on which averaged weights get their running statistics
-    refresh = train_x[: epoch * config.batch_size].reshape(epoch, config.batch_size, *train_x.shape[1:])
+    # one pass over the training images as training sees them, shifts included: from these averaged weights get their
+    # running statistics, as the live weights got theirs
+    passes = MemberBatches(train_x, train_y, seeds=(2**31,), batch_size=config.batch_size, shift=config.shift)
+    refresh = np.stack([next(passes)["x"][0] for _ in range(epoch)])
 
     def measure(view, state, refresh_x, x, y):
         params, model_state = views[view](state), state.model_state

@@ -209,9 +209,7 @@ class _Run:
         if late is None:
             return
         step, metrics = late
-        start = time.perf_counter()
         values = {name: np.atleast_1d(value) for name, value in _fetch(metrics).items()}
-        self.costs["train_seconds"] += time.perf_counter() - start
         self._rows(step, "train", values)
         loss = values.get("loss")
         if loss is not None:

@@ -63,7 +63,7 @@ def hutchinson_hessian_diag(
       TypeError: the key is not a typed key.
       ValueError: fewer than one probe.
 
-    Source: Bekas, Kokiopoulou, Saad (2007); Yao et al. (2021), arXiv 2006.00719, section 3.1.
+    Source: Bekas, Kokiopoulou, Saad (2007); Yao et al. (2021), arXiv 2006.00719.
 
     >>> def loss(x):
     ...     return jnp.sum(jnp.array([1.0, 2.0, 3.0]) * x**2)
@@ -93,7 +93,7 @@ def spatial_average(hessian_diag: Params, *, block_size: int | None = None, abs_
     Raises:
       ValueError: ``block_size`` does not divide a matrix.
 
-    Source: Yao et al. (2021), arXiv 2006.00719, section 3.2.
+    Source: Yao et al. (2021), arXiv 2006.00719.
 
     >>> kernel = jnp.array([1.0, -2.0, 3.0, 6.0]).reshape(2, 2, 1, 1)
     >>> spatial_average(kernel).ravel().tolist()

@@ -47,7 +47,7 @@ def eigenbasis_qr_update(
     Returns:
       The new basis and the reordered ``v``.
 
-    Source: Vyas et al. (2024), arXiv 2409.11321, algorithm 4.
+    Source: Vyas et al. (2024), arXiv 2409.11321.
 
     >>> Q, v = eigenbasis_qr_update(jnp.diag(jnp.array([1.0, 9.0])), jnp.eye(2), jnp.array([10.0, 20.0]), axis=0)
     >>> jnp.abs(Q).tolist(), v.tolist()

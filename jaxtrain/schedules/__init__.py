@@ -1,3 +1,24 @@
 """What moves over time: learning rates and their like."""
 
-__all__: list[str] = []
+from jaxtrain.schedules.linear_decay import (
+    GradNormState,
+    grad_norm_history,
+    last_iterate_bound,
+    linear_decay_schedule,
+    record_grad_norm,
+    refine_schedule,
+    schedule_from_array,
+)
+from jaxtrain.schedules.swa import cyclical_lr, swa_constant_schedule
+
+__all__ = [
+    "GradNormState",
+    "cyclical_lr",
+    "grad_norm_history",
+    "last_iterate_bound",
+    "linear_decay_schedule",
+    "record_grad_norm",
+    "refine_schedule",
+    "schedule_from_array",
+    "swa_constant_schedule",
+]

@@ -102,10 +102,8 @@ class Transformer(nn.Module):
 RULES = (
     (r"(qkv|up)/kernel", P("fsdp", "tensor")),
     (r"(out|down)/kernel", P("tensor", "fsdp")),
-    (r"embedding", P("tensor", "fsdp")),
-    (r"position", P(None, "fsdp")),
 )
-"""Matrices are split over ``tensor`` along the axis that the next product contracts, over ``fsdp`` along the other."""
+"""Embeddings and scales are small and stay whole. Matrices are split over ``tensor`` along the axis that the next product contracts, over ``fsdp`` along the other."""
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:

@@ -83,16 +83,14 @@ def find_symbol(name: str) -> object:
     """
     module, _, attributes = name.partition(":") if ":" in name else (name, "", "")
     parts = module.split(".")
-    for cut in range(len(parts), 0, -1):
+    # the whole name as a module comes last: swa is a function of jaxtrain.averaging and also the file that holds it
+    for cut in [*range(len(parts) - 1, 0, -1), len(parts)]:
         try:
             found = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
-            continue
-        try:
             for attribute in [*parts[cut:], *filter(None, attributes.split("."))]:
                 found = getattr(found, attribute)
-        except AttributeError:
-            break
+        except (ModuleNotFoundError, AttributeError):
+            continue
         return found
     raise LookupError(f"there is no {name}")
 

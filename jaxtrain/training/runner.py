@@ -313,6 +313,10 @@ class _Run:
                     digest(jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.program.num_members)
                 ]
         self._save(state, step, stopped_early=step < e.num_steps, last=True)
+        whole = None
+        if jax.process_count() == 1:
+            raw = state.replace(key=jax.random.key_data(state.key))
+            whole = digest(jax.device_get(raw))
         sizes = {
             "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(self.program.abstract_state().params))
             // self.program.num_members,
@@ -332,6 +336,7 @@ class _Run:
             "higher_is_better": list(e.higher_is_better),
             "baseline": e.baseline,
             "digests": digests,
+            "state_digest": whole,
         }
         if jax.process_index() == 0:
             write_json(self.folder.summary_file, summary)

@@ -23,6 +23,7 @@ from jaxtrain.gradients import value_and_grad
 from jaxtrain.training import Experiment, create_state, make_step
 from jaxtrain.training.adapters import from_nnx, mean_objective, per_example_objective
 from jaxtrain.workloads._metrics import classification_metrics
+from jaxtrain.workloads._optimizers import OPTIMIZERS, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Config:
     seeds: tuple[int, ...] = option(tuple(range(8)), "one member for each; 0..7 is short for 0 1 2 3 4 5 6 7")
     epochs: int = option(45, "passes over the training images")
     batch_size: int = option(128, "images a step")
+    optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = option(0.02, "peak of the schedule")
     warmup_epochs: int = option(2, "linear warm-up")
     weight_decay: float = option(0.05, "decoupled, of AdamW")
@@ -139,9 +141,7 @@ def build(config: Config) -> Experiment:
     total = epoch * config.epochs
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, epoch * config.warmup_epochs, total)
     tx = optax.chain(
-        optax.adamw(
-            schedule, weight_decay=config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        ),
+        optimizer(config.optimizer, schedule, weight_decay=config.weight_decay),
         switch_ema(config.ema_decay, epoch * config.switch_epochs),
         swa(int(config.swa_start * config.epochs) * epoch, epoch),
     )

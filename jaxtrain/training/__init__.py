@@ -2,6 +2,7 @@
 
 from jaxtrain.training.ensemble import Ensemble, ensemble
 from jaxtrain.training.experiment import DataIterator, Experiment
+from jaxtrain.training.precision import LossScaled, Policy, loss_scaled, loss_scaling, mixed_precision
 from jaxtrain.training.sharding import (
     batch_shardings,
     bytes_per_device,
@@ -19,6 +20,8 @@ __all__ = [
     "DataIterator",
     "Ensemble",
     "Experiment",
+    "LossScaled",
+    "Policy",
     "TrainState",
     "batch_shardings",
     "bytes_per_device",
@@ -26,8 +29,11 @@ __all__ = [
     "create_state",
     "ensemble",
     "fsdp",
+    "loss_scaled",
+    "loss_scaling",
     "make_mesh",
     "make_step",
+    "mixed_precision",
     "param_specs",
     "put_batch",
     "state_shardings",

@@ -1,6 +1,13 @@
 """The ground: the types that the stages share and small checks. Imports nothing of ours."""
 
-from jaxtrain.core.checks import check_finite_number, check_key, check_leading_axes, check_same_structure
+from jaxtrain.core.checks import (
+    check_finite_number,
+    check_key,
+    check_leading_axes,
+    check_same_structure,
+    compare_leaves,
+    describe_leaves,
+)
 from jaxtrain.core.types import (
     Aux,
     Batch,
@@ -33,4 +40,6 @@ __all__ = [
     "check_key",
     "check_leading_axes",
     "check_same_structure",
+    "compare_leaves",
+    "describe_leaves",
 ]

@@ -82,20 +82,27 @@ def check_same_structure(expected: Any, got: Any, *, where: str, limit: int = 5)
     ValueError: restore: the trees differ: ['a'] is missing; ['b'] is not expected
     """
 
-    def table(tree: Any) -> dict[str, Any]:
-        return {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    compare_leaves(describe_leaves(expected), describe_leaves(got), where=where, limit=limit)
+
+
+def describe_leaves(tree: Any) -> dict[str, str]:
+    """Path and description (dtype and shape) of every leaf.
+
+    >>> describe_leaves({"a": jnp.zeros(2)})
+    {"['a']": 'float32[2]'}
+    """
 
     def describe(x: Any) -> str:
         return f"{getattr(x, 'dtype', type(x).__name__)}{list(np.shape(x))}"
 
-    old, new = table(expected), table(got)
-    faults = [f"{p} is missing" for p in old if p not in new]
-    faults += [f"{p} is not expected" for p in new if p not in old]
-    faults += [
-        f"{p} is {describe(new[p])}, expected {describe(x)}"
-        for p, x in old.items()
-        if p in new and describe(new[p]) != describe(x)
-    ]
+    return {jax.tree_util.keystr(path): describe(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def compare_leaves(expected: dict[str, str], got: dict[str, str], *, where: str, limit: int = 5) -> None:
+    """Raises, naming the first paths that differ, unless two descriptions of leaves agree."""
+    faults = [f"{p} is missing" for p in expected if p not in got]
+    faults += [f"{p} is not expected" for p in got if p not in expected]
+    faults += [f"{p} is {got[p]}, expected {x}" for p, x in expected.items() if p in got and got[p] != x]
     if faults:
         more = f"; and {len(faults) - limit} more" if len(faults) > limit else ""
         raise ValueError(f"{where}: the trees differ: " + "; ".join(faults[:limit]) + more)

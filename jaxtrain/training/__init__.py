@@ -1,5 +1,6 @@
 """Carries a training run: state, step, sharding, ensembles, checkpoints, runs. Knows no method."""
 
+from jaxtrain.training.checkpoint import Checkpointer, CheckpointError
 from jaxtrain.training.ensemble import Ensemble, ensemble
 from jaxtrain.training.experiment import DataIterator, Experiment
 from jaxtrain.training.precision import LossScaled, Policy, loss_scaled, loss_scaling, mixed_precision
@@ -17,6 +18,8 @@ from jaxtrain.training.state import TrainState, create_state
 from jaxtrain.training.step import make_step
 
 __all__ = [
+    "CheckpointError",
+    "Checkpointer",
     "DataIterator",
     "Ensemble",
     "Experiment",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxtrain.core import check_same_structure
+from jaxtrain.core import compare_leaves, describe_leaves
 from jaxtrain.training.sharding import placed
 
 _MANIFEST = "manifest.json"
@@ -48,11 +48,6 @@ def _names(tree: Any) -> list[str]:
     """
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     return [f"{i:04d}_{re.sub(r'[^A-Za-z0-9]+', '_', path).strip('_')[-80:]}" for i, path in enumerate(paths)]
-
-
-def _described(tree: Any) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{x.dtype}{list(np.shape(x))}" for path, x in leaves}
 
 
 class Checkpointer:
@@ -139,7 +134,7 @@ class Checkpointer:
         except Exception as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise CheckpointError(f"the checkpoint of step {step} could not be written: {error}") from error
-        described = _described(state)
+        described = describe_leaves(state)
 
         def finish() -> None:
             try:
@@ -230,26 +225,11 @@ class Checkpointer:
     def _load(self, step: int, abstract_state: Any) -> Restored:
         path = self._path(step)
         meta = json.loads((path / "extra.json").read_text())
-        expected = _described(abstract_state)
-        if meta["tree"] != expected:
-            as_structs = [
-                {k: np.empty(0) if v is None else _Described(v) for k, v in tree.items()}
-                for tree in (expected, meta["tree"])
-            ]
-            check_same_structure(*as_structs, where=f"the checkpoint of step {step} holds another state")
+        compare_leaves(
+            describe_leaves(abstract_state), meta["tree"], where=f"the checkpoint of step {step} holds another state"
+        )
         leaves, structure = jax.tree.flatten(placed(abstract_state))
         names = _names(abstract_state)
         arrays = ocp.load(path / "arrays", {n: x for n, x in zip(names, leaves, strict=True) if np.prod(x.shape)})
         filled = [arrays[n] if n in arrays else jnp.zeros(x.shape, x.dtype) for n, x in zip(names, leaves, strict=True)]
         return Restored(step, structure.unflatten(filled), meta["extra"])
-
-
-class _Described:
-    """A leaf known by its description only, for the comparison of trees."""
-
-    def __init__(self, text: str):
-        self.dtype, shape = re.fullmatch(r"(.*?)(\[.*\])", text).groups()
-        self.shape = tuple(json.loads(shape))
-
-    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        return np.broadcast_to(np.zeros(()), self.shape)

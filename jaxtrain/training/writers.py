@@ -45,8 +45,9 @@ class CsvWriter:
             self._file.write(self.HEADER.encode())
         else:
             self._file.seek(0, os.SEEK_END)
-            if self._file.tell() < position:
-                raise ValueError(f"{Path(path).name} has {self._file.tell()} bytes, the checkpoint knows of {position}")
+            if (size := self._file.tell()) < position:
+                self._file.close()
+                raise ValueError(f"{Path(path).name} has {size} bytes, the checkpoint knows of {position}")
             self._file.truncate(position)
             self._file.seek(position)
         self._file.flush()

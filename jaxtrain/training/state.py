@@ -35,9 +35,16 @@ class TrainState:
 
 
 def create_state(
-    params: Params, tx: optax.GradientTransformation, key: Key, model_state: ModelState | None = None
+    params: Params,
+    tx: optax.GradientTransformation | optax.MultiSteps,
+    key: Key,
+    model_state: ModelState | None = None,
 ) -> TrainState:
     """The state before the first step.
+
+    Its arrays are copies: where the step donates its state, the arrays given here live on. Weak types (those of Python
+    numbers) are made strong, or the second step, whose state has none, would be compiled again. Works under
+    ``jax.jit``, ``jax.vmap`` and ``jax.eval_shape``.
 
     Args:
       params: the initial parameters.
@@ -53,10 +60,21 @@ def create_state(
     0
     """
     check_key(key, where="create_state")
+    params, model_state = _own((params, {} if model_state is None else model_state))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        model_state={} if model_state is None else model_state,
-        opt_state=tx.init(params),
-        key=key,
+        model_state=model_state,
+        # averages start as the parameters themselves, and one buffer cannot be donated twice
+        opt_state=_own(tx.init(params)),
+        key=_own(key),
     )
+
+
+def _own(tree: Any) -> Any:
+    def own(x: Any) -> jax.Array:
+        if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.extended):
+            return jnp.copy(x)
+        return jnp.array(x, dtype=jax.dtypes.result_type(x), copy=True)
+
+    return jax.tree.map(own, tree)

@@ -1,6 +1,42 @@
 """The contract kit: the laws every method must keep, for ours, optax's and yours."""
 
 from jaxtrain.testing._violations import ContractError, Violation
+from jaxtrain.testing.functions import (
+    AGGREGATOR_LAWS,
+    ESTIMATOR_LAWS,
+    INITIALIZER_LAWS,
+    SCHEDULE_LAWS,
+    check_aggregator,
+    check_estimator,
+    check_initializer,
+    check_schedule,
+    find_aggregator_violations,
+    find_estimator_violations,
+    find_initializer_violations,
+    find_schedule_violations,
+)
+from jaxtrain.testing.losses import LOSS_LAWS, check_loss, find_loss_violations
 from jaxtrain.testing.transformations import TRANSFORMATION_LAWS, check_gradient_transformation, find_violations
 
-__all__ = ["TRANSFORMATION_LAWS", "ContractError", "Violation", "check_gradient_transformation", "find_violations"]
+__all__ = [
+    "AGGREGATOR_LAWS",
+    "ESTIMATOR_LAWS",
+    "INITIALIZER_LAWS",
+    "LOSS_LAWS",
+    "SCHEDULE_LAWS",
+    "TRANSFORMATION_LAWS",
+    "ContractError",
+    "Violation",
+    "check_aggregator",
+    "check_estimator",
+    "check_gradient_transformation",
+    "check_initializer",
+    "check_loss",
+    "check_schedule",
+    "find_aggregator_violations",
+    "find_estimator_violations",
+    "find_initializer_violations",
+    "find_loss_violations",
+    "find_schedule_violations",
+    "find_violations",
+]

@@ -14,7 +14,10 @@ def microbatch(grad_fn: GradFn, count: int) -> GradFn:
     .. math:: g = \frac1m \sum_{i=1}^m g(\text{part}_i)
 
     For a loss that is a mean over examples this is the gradient of the whole batch up to rounding, for any number of
-    parts. The model state passes from part to part, so BatchNorm normalises each part by its own statistics and moves
+    parts: they are of equal size, so the mean of their means is the mean. (A loss that divides by something of its
+    batch, as by a sum of weights, is another one in parts.) Summing in another order moves an entry by at most
+    :math:`2 n u \cdot \text{mean}_i |g_i|` with n examples of gradients :math:`g_i` and :math:`u = 2^{-24}`; half
+    precision is summed in float32. The model state passes from part to part, so BatchNorm normalises each part by its own statistics and moves
     its running statistics ``count`` times: with BatchNorm the gradient is that of smaller batches, not of the large
     one. Part ``i`` gets ``fold_in(key, i)``. Loss and metrics are means over the parts. Costs ``count`` calls of
     ``grad_fn`` and one more copy of the gradient.
@@ -53,11 +56,12 @@ def microbatch(grad_fn: GradFn, count: int) -> GradFn:
             model_state, total = carry
             i, part = inputs
             (loss, aux), grads = grad_fn(params, model_state, part, jax.random.fold_in(key, i))
-            return (aux.model_state, jax.tree.map(jnp.add, total, grads)), (loss, aux.metrics)
+            total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads)
+            return (aux.model_state, total), (loss, aux.metrics)
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.promote_types(p.dtype, jnp.float32)), params)
         (model_state, total), (losses, metrics) = jax.lax.scan(add, (model_state, zeros), (jnp.arange(count), parts))
-        grads = jax.tree.map(lambda g: g / count, total)
+        grads = jax.tree.map(lambda g, p: (g / count).astype(p.dtype), total, params)
         return (jnp.mean(losses), Aux(model_state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics))), grads
 
     return accumulated

@@ -67,23 +67,28 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
     def streams(key: Any) -> nnx.State:
         leaves, structure = jax.tree.flatten(abstract_streams)
-        new = [
-            jax.random.fold_in(key, i) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros(x.shape, x.dtype)
-            for i, x in enumerate(leaves)
-        ]
+
+        def restart(i: int, x: Any) -> jax.Array:
+            if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return jnp.zeros(x.shape, x.dtype)
+            own = jax.random.fold_in(key, i)
+            return jax.random.split(own, x.shape) if x.shape else own
+
+        new = [restart(i, x) for i, x in enumerate(leaves)]
         return structure.unflatten(new)
 
     def apply(
         params: Params, model_state: ModelState, *inputs: Any, train: bool = False, key: Any = None
     ) -> tuple[Any, ModelState]:
         given = streams(jax.random.key(0) if key is None else key)
+        before = jax.tree.leaves(given)  # merging may take the variables as they are and draw from them in place
         module = nnx.merge(graphdef, fill(abstract_params, params), given, fill(abstract_rest, model_state))
         module.train() if train else module.eval()
         extra = {"rngs": nnx.Rngs(key)} if takes_rngs and key is not None else {}
         outputs = module(*inputs, **extra)
         _, _, used, rest = split(module)
         # a stream that was drawn from holds another counter
-        if key is None and any(a is not b for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(used), strict=True)):
+        if key is None and any(a is not b for a, b in zip(before, jax.tree.leaves(used), strict=True)):
             raise TypeError("the module drew random numbers (Dropout?): apply(…) needs key=")
         return outputs, nnx.to_pure_dict(rest) if train else model_state
 

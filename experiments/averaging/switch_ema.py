@@ -12,9 +12,8 @@ from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import averaged_params, switch_ema
 
 TRAIN, BATCH, SIZES = 500, 32, (64, 128, 10)
-RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
-# the second number to tune: the weight decay without an average, the average's decay with one
-WEIGHT_DECAYS, DECAYS = (0.01, 0.1), (0.9, 0.99)
+RATES, WEIGHT_DECAYS = (1e-2, 2e-2, 5e-2, 1e-1), (0.01, 0.1, 0.3, 1.0)
+DECAY = 0.9
 
 
 def _weights(state, average):
@@ -22,14 +21,13 @@ def _weights(state, average):
 
 
 def _run(key, tuned, *, average, epochs, validation):
-    rate, second = tuned
+    rate, weight_decay = tuned
     data = s.digits(TRAIN, validation=validation)
     steps = len(data.x) // BATCH
     schedule = optax.cosine_decay_schedule(1.0, epochs * steps)
-    weight_decay = second if average == "none" else WEIGHT_DECAYS[0]
     tx = optax.adamw(lambda count: rate * schedule(count), weight_decay=weight_decay)
     if average != "none":
-        tx = optax.chain(tx, switch_ema(second, steps if average == "switch" else None))
+        tx = optax.chain(tx, switch_ema(DECAY, steps if average == "switch" else None))
 
     def record(state):
         return s.cross_entropy(_weights(state, average), data.held_x, data.held_y)
@@ -61,8 +59,8 @@ def _arm(keys, smoke, *, average):
     def final(key, tuned):
         return _run(key, tuned, average=average, epochs=epochs, validation=True)[1][-1]
 
-    seconds = WEIGHT_DECAYS if average == "none" else DECAYS
-    tuned = s.best(final, list(itertools.product(RATES[1:3] if smoke else RATES, seconds)))
+    grid = itertools.product(RATES[1:3], WEIGHT_DECAYS[:1]) if smoke else itertools.product(RATES, WEIGHT_DECAYS)
+    tuned = s.best(final, list(grid))
 
     def measure(key):
         data = s.digits(TRAIN, validation=False)
@@ -73,7 +71,7 @@ def _arm(keys, smoke, *, average):
             "test_accuracy": s.accuracy(params, data.held_x, data.held_y),
             "sharpness": _sharpness(key, params, data),
             "learning_rate": jnp.asarray(tuned[0]),
-            "weight_decay_or_decay": jnp.asarray(tuned[1]),
+            "weight_decay": jnp.asarray(tuned[1]),
         }
 
     return jax.jit(jax.vmap(measure))(keys)
@@ -91,10 +89,12 @@ CLAIM = Claim(
     says="Switching the trained parameters to their moving average after every epoch gives a lower test loss than the "
     "plain average and than no average, gets there faster, and ends in a flatter place.",
     setup="500 training images of scikit-learn's digits, 1,297 test images; MLP 64-128-10; AdamW with cosine decay, "
-    "batch 32, 40 epochs; a switch every epoch (15 steps).",
-    tuning="each arm from 10 settings by the mean final loss of 3 other seeds on a quarter of the training images held "
-    "out: learning rate 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, and weight decay 0.01, 0.1 (no average) or the decay of the "
-    "average 0.9, 0.99 (with weight decay 0.01)",
+    "batch 32, 40 epochs; decay of the averages 0.9, a switch every epoch (15 steps).",
+    tuning="each arm from the same 16 settings (learning rate 0.01, 0.02, 0.05, 0.1; weight decay 0.01, 0.1, 0.3, 1) by "
+    "the mean final loss of 3 other seeds on a quarter of the training images held out. The grid and the decay come from "
+    "two earlier runs: both averages chose 0.9 over 0.99 on those seeds, and all arms rates above 0.01. In those runs, "
+    "whose arms were not tuned alike, Switch EMA won on loss where the baseline's weight decay was small and lost where "
+    "it was tuned",
     arms={
         "adamw": functools.partial(_arm, average="none"),
         "ema": functools.partial(_arm, average="ema"),

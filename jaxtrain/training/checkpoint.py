@@ -127,6 +127,10 @@ class Checkpointer:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir()
+            if jax.process_count() > 1:
+                from jax.experimental import multihost_utils
+
+                multihost_utils.sync_global_devices(f"checkpoint folder of step {step}")
             # Orbax refuses arrays of size zero (0.12.8); they hold nothing, so their shape is enough
             leaves = dict(zip(_names(state), jax.tree.leaves(state), strict=True))
             arrays = {name: leaf for name, leaf in leaves.items() if np.size(leaf)}

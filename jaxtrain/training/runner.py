@@ -1,5 +1,6 @@
 """A run from its first step to its summary, through kills, signals and full disks."""
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -19,7 +20,7 @@ from jaxtrain.training.progress import Progress, duration
 from jaxtrain.training.run_folder import RunFolder, digest, environment, write_json
 from jaxtrain.training.state import TrainState
 from jaxtrain.training.summary import summarise
-from jaxtrain.training.writers import CsvWriter, Row, Writer
+from jaxtrain.training.writers import CsvWriter, NoWriter, Row, Writer
 
 EXIT_INTERRUPTED = 130
 """Ctrl-C: the run was saved and can go on."""
@@ -85,7 +86,8 @@ def run(
             folder.claim(name, dict(config or {}), force=force)
         if folder.summary_file.exists():
             return json.loads(folder.summary_file.read_text())
-        with StopRequests() as stop:
+        # with several processes JAX listens for SIGTERM itself, so that they can agree on when to stop
+        with StopRequests() if jax.process_count() == 1 else contextlib.nullcontext(StopRequests()) as stop:
             return _Run(
                 experiment, folder, name, stop, Progress(experiment.num_steps, show=progress and first), writers, keep
             ).go()
@@ -105,6 +107,7 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         began = time.perf_counter()
+        self.first = jax.process_index() == 0
         self.costs = {"compile_seconds": 0.0, "train_seconds": 0.0, "evaluate_seconds": 0.0}
         self.checkpoints = Checkpointer(self.folder.checkpoints, keep=self.keep, log=self.progress.say)
         self.iterator = self.experiment.batches()
@@ -113,7 +116,8 @@ class _Run:
         self.evaluated: dict[tuple[str, str], np.ndarray] = {}
         self.said_non_finite = False
         if restored is None:
-            write_json(self.folder.environment_file, environment())
+            if self.first:
+                write_json(self.folder.environment_file, environment())
             state, step, pending_evaluation, position = self.program.init(), 0, False, None
             self.earlier_seconds = 0.0
         else:
@@ -125,7 +129,7 @@ class _Run:
             self.evaluated = {(split, metric): np.asarray(values) for split, metric, values in extra["last_evaluation"]}
         self.began = began
         try:
-            self.metrics = CsvWriter(self.folder.metrics_file, position)
+            self.metrics = CsvWriter(self.folder.metrics_file, position) if self.first else NoWriter()
             try:
                 return self._train(
                     state, step, pending_evaluation, stopped_early=bool(restored and restored.extra["stopped_early"])
@@ -164,7 +168,8 @@ class _Run:
             program = program.resolve(next(self.iterator))
             self.iterator.set_state(before)
         # kept, so that a resumed run repeats the choice and with it every bit
-        write_json(self.folder.program_file, {"mode": program.mode})
+        if self.first:
+            write_json(self.folder.program_file, {"mode": program.mode})
         return program
 
     def _train(self, state: TrainState, step: int, pending_evaluation: bool, *, stopped_early: bool) -> dict[str, Any]:
@@ -228,10 +233,9 @@ class _Run:
             for metric, array in values.items()
             for member, value in enumerate(array)
         ]
-        if jax.process_index() == 0:
-            self.metrics.write(rows)
-            for writer in self.writers:
-                writer.write(rows)
+        self.metrics.write(rows)
+        for writer in self.writers if self.first else ():
+            writer.write(rows)
 
     def _evaluate(self, state: TrainState, step: int) -> bool:
         """Evaluates; its rows are written together, so that one that is interrupted leaves none. True: stop early."""
@@ -242,7 +246,7 @@ class _Run:
         found: list[tuple[str, dict[str, np.ndarray]]] = []
         self.progress.line(f"step {step}/{e.num_steps} evaluating")
         for split, values in e.evaluate(self.program, state):
-            if self.stop.received:
+            if self.stop.received and jax.process_count() == 1:
                 raise _Asked
             if values:
                 found.append((split, {name: np.atleast_1d(value) for name, value in _fetch(values).items()}))
@@ -257,6 +261,12 @@ class _Run:
         )
 
     def _obey(self, state: TrainState, step: int) -> None:
+        if jax.process_count() > 1:
+            # all processes must stop at the same step: they agree on one through JAX's coordination service
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.stop.received = signal.SIGTERM
         if self.stop.received:
             self._stop(state, step, evaluation_pending=False)
 
@@ -307,16 +317,10 @@ class _Run:
         e = self.experiment
         digests: dict[str, list[str]] = {}
         for view, take in e.views.items():
-            params = jax.device_get(self.program.map(take)(state)) if jax.process_count() == 1 else None
-            if params is not None:
-                digests[view] = [
-                    digest(jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.program.num_members)
-                ]
+            params = _on_every_host(self.program.map(take)(state))
+            digests[view] = [digest(jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.program.num_members)]
         self._save(state, step, stopped_early=step < e.num_steps, last=True)
-        whole = None
-        if jax.process_count() == 1:
-            raw = state.replace(key=jax.random.key_data(state.key))
-            whole = digest(jax.device_get(raw))
+        whole = digest(_on_every_host(state.replace(key=jax.random.key_data(state.key))))
         sizes = {
             "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(self.program.abstract_state().params))
             // self.program.num_members,
@@ -338,16 +342,27 @@ class _Run:
             "digests": digests,
             "state_digest": whole,
         }
-        if jax.process_index() == 0:
+        if self.first:
             write_json(self.folder.summary_file, summary)
         self.progress.say(f"{step} steps in {duration(seconds)}")
         return summary
 
 
-def _fetch(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Metrics on the host; with several processes every value is replicated first."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+def _on_every_host(tree: Any) -> Any:
+    """Arrays of any sharding as whole NumPy arrays."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
 
-        return {k: np.asarray(multihost_utils.process_allgather(v, tiled=True)) for k, v in values.items()}
-    return jax.device_get(dict(values))
+    def of_leaf(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            x = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def _fetch(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Metrics on the host, in their order (trees of dictionaries are sorted)."""
+    found = _on_every_host(dict(values))
+    return {name: found[name] for name in values}

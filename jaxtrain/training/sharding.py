@@ -182,14 +182,18 @@ def batch_shardings(mesh: Mesh, batch: Any, *, members: bool = False) -> Any:
 
 
 def put_batch(mesh: Mesh | None, batch: Any, *, members: bool = False) -> Any:
-    """Puts a host batch onto the mesh. With several processes each gives its own part of the batch."""
+    """Puts a host batch onto the mesh; of several processes each gives the whole batch and keeps its own part."""
     if mesh is None:
         return jax.device_put(batch)
+    shardings = batch_shardings(mesh, batch, members=members)
     if jax.process_count() == 1:
-        return jax.device_put(batch, batch_shardings(mesh, batch, members=members))
-    spec = PartitionSpec(*(("member",) if members else ()), ("data", "fsdp"))
-    sharding = NamedSharding(mesh, spec)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+        return jax.device_put(batch, shardings)
+
+    def of_leaf(x: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(of_leaf, batch, shardings)
 
 
 def placed(abstract: Any) -> Any:

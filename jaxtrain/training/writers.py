@@ -68,6 +68,18 @@ class CsvWriter:
         self._file.close()
 
 
+class NoWriter:
+    """Takes rows and forgets them: what every process but the first writes to."""
+
+    position = 0
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a ``metrics.csv``."""
     with open(path, newline="") as file:

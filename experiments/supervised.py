@@ -106,14 +106,19 @@ def train(
     return jax.lax.scan(epoch, create_state(init(start), tx, run), jnp.arange(epochs))
 
 
-def best(run: Callable[[jax.Array, jax.Array], jax.Array], values: Sequence[Any], *, seeds: int = 3) -> np.ndarray:
+def best(
+    run: Callable[[jax.Array, jax.Array], jax.Array], values: Sequence[Any], *, seeds: int = 3, one_by_one: bool = False
+) -> np.ndarray:
     """The value with the lowest mean of ``run(key, value)`` over seeds that no claim is measured on.
 
-    The values are numbers, or tuples of numbers of one length.
+    The values are numbers, or tuples of numbers of one length; they run together, or ``one_by_one``.
     """
     keys = jax.random.split(jax.random.key(20_000), seeds)
     grid = jnp.asarray(values, jnp.float32)
-    scores = jax.jit(jax.vmap(lambda v: jnp.mean(jax.vmap(lambda k: run(k, v))(keys))))(grid)
+    if one_by_one:
+        scores = jax.jit(lambda: jax.lax.map(lambda v: jnp.mean(jax.lax.map(lambda k: run(k, v), keys)), grid))()
+    else:
+        scores = jax.jit(jax.vmap(lambda v: jnp.mean(jax.vmap(lambda k: run(k, v))(keys))))(grid)
     # a diverged run is the worst
     return np.asarray(grid[int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))])
 

@@ -89,8 +89,14 @@ def _run(args: argparse.Namespace) -> int:
 
     finished = RunFolder(workdir).summary_file.exists()
     try:
+        experiment = module.build(config)
+    except ValueError as error:
+        if name not in NAMES:  # in a file of the user's own the traceback says more
+            raise
+        raise UsageError(f"{name}: {error}") from error
+    try:
         summary = runner.run(
-            module.build(config),
+            experiment,
             workdir,
             name=name,
             config=dataclasses.asdict(config),

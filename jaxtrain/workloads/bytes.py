@@ -143,6 +143,8 @@ class Windows:
 
 def build(config: Config) -> Experiment:
     """The experiment that the configuration describes."""
+    if not 0 <= config.warmup < config.steps:
+        raise ValueError(f"warmup must lie below steps, got {config.warmup} and {config.steps}")
     if config.width % config.heads:
         raise ValueError(f"width must be a multiple of heads, got width={config.width} and heads={config.heads}")
     train, held_out = load()

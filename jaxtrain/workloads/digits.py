@@ -131,6 +131,8 @@ class MemberBatches:
 
 def build(config: Config) -> Experiment:
     """The experiment that the configuration describes."""
+    if not 0 <= config.warmup_epochs < config.epochs:
+        raise ValueError(f"warmup_epochs must lie below epochs, got {config.warmup_epochs} and {config.epochs}")
     (train_x, train_y), (test_x, test_y) = load(config)
     model = from_nnx(lambda rngs: Cnn(config.channels, rngs))
 

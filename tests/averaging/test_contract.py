@@ -1,0 +1,27 @@
+"""The laws of gradient transformations, for averages at the end of a chain."""
+
+import optax
+import pytest
+
+from jaxtrain.averaging import swa, switch_ema
+from jaxtrain.testing import check_gradient_transformation
+
+
+def chain_with_swa(learning_rate, start_step, period):
+    return optax.chain(optax.sgd(learning_rate, momentum=0.9), swa(start_step, period))
+
+
+def chain_with_switch_ema(learning_rate, decay, switch_every):
+    return optax.chain(optax.sgd(learning_rate, momentum=0.9), switch_ema(decay, switch_every))
+
+
+CASES = {
+    "swa": (chain_with_swa, {"learning_rate": 0.1, "start_step": 1, "period": 2}),
+    "switch_ema": (chain_with_switch_ema, {"learning_rate": 0.1, "decay": 0.5, "switch_every": 2}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_keeps_the_laws(name):
+    factory, hyperparams = CASES[name]
+    check_gradient_transformation(factory=factory, hyperparams=hyperparams)

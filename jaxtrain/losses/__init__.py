@@ -1,3 +1,19 @@
 """How wrong one example is: per example, no reduction."""
 
-__all__: list[str] = []
+from jaxtrain.losses.comp_sum import (
+    comp_sum_conditional_minimum,
+    comp_sum_h_consistency,
+    comp_sum_loss,
+    comp_sum_minimizability_gap,
+    h_consistency_bound,
+    smooth_adversarial_comp_sum_loss,
+)
+
+__all__ = [
+    "comp_sum_conditional_minimum",
+    "comp_sum_h_consistency",
+    "comp_sum_loss",
+    "comp_sum_minimizability_gap",
+    "h_consistency_bound",
+    "smooth_adversarial_comp_sum_loss",
+]

@@ -1,3 +1,17 @@
-"""What can be measured from samples."""
+"""What can be measured on samples: distances, information, traces."""
 
-__all__: list[str] = []
+from jaxtrain.estimators.sliced_wasserstein import (
+    lcv_sliced_wasserstein,
+    sliced_wasserstein,
+    sphere_directions,
+    ucv_sliced_wasserstein,
+    wasserstein_1d,
+)
+
+__all__ = [
+    "lcv_sliced_wasserstein",
+    "sliced_wasserstein",
+    "sphere_directions",
+    "ucv_sliced_wasserstein",
+    "wasserstein_1d",
+]

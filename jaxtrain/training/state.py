@@ -73,7 +73,12 @@ def create_state(
 
 def _own(tree: Any) -> Any:
     def own(x: Any) -> jax.Array:
-        if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.extended):
+        dtype = getattr(x, "dtype", None)
+        is_here = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
+        if is_here and not getattr(x, "weak_type", False):  # keys have none
+            # compiles nothing, where jnp.copy compiles a program for every shape
+            return jax.device_put(x, may_alias=False)
+        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
             return jnp.copy(x)
         return jnp.array(x, dtype=jax.dtypes.result_type(x), copy=True)
 

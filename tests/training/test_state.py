@@ -46,6 +46,19 @@ def test_weak_types_do_not_compile_the_second_step():
     assert state.model_state["count"] == 3 and state.model_state["mean"] == 0.125
 
 
+def test_copies_and_keeps_shardings():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    w, key = jax.device_put(jnp.arange(8.0), sharding), jax.random.key(3)
+    state = create_state({"w": w}, optax.chain(optax.adam(0.1), swa(0, 1)), key)
+    for x in (state.params["w"], state.opt_state[0][0].mu["w"]):
+        assert x.sharding.is_equivalent_to(sharding, 1)
+    jax.jit(lambda s: jax.tree.map(lambda x: x, s), donate_argnums=0)(state)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    np.testing.assert_array_equal(w, np.arange(8.0))
+    assert jax.random.key_data(key).tolist() == [0, 3]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_keeps_dtypes(dtype, x64):
     state = create_state({"w": jnp.ones(2, dtype)}, optax.sgd(0.1, momentum=0.9), jax.random.key(0))

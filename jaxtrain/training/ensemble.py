@@ -144,6 +144,14 @@ class Ensemble:
         """One step of every member. The state is donated; metrics have a leading member axis."""
         return self._step(state, batch, self.hyper)
 
+    def lower(self, batch: Batch) -> jax.stages.Lowered:
+        """The step as XLA sees it, for a look at its collectives or memory: ``.compile().as_text()``."""
+
+        def abstract(x: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+        return self._step.lower(self.abstract_state(), jax.tree.map(abstract, self.put(batch)), self.hyper)
+
     def map(self, fn: Callable) -> Callable:
         """``fn(state, *shared)`` of one member, jitted for all: results have a leading member axis."""
 

@@ -94,12 +94,7 @@ def test_values_are_those_of_one_device_and_everything_is_distributed(problem, s
 
 def _collectives(problem, mesh):
     program = _program(problem, mesh)
-    abstract = program.abstract_state()
-    batch = PROBLEMS[problem][2](0)
-    batch = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), batch, batch_shardings(mesh, batch)
-    )
-    return count_collectives(program._step.lower(abstract, batch, program.hyper).compile().as_text())
+    return count_collectives(program.lower(PROBLEMS[problem][2](0)).compile().as_text())
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -120,7 +115,7 @@ def test_fsdp_gathers_parameters_and_reduces_gradients(problem):
 
 def test_a_solo_step_communicates_nothing_and_members_do_not_talk():
     program = _program("bn", None)
-    text = program._step.lower(program.abstract_state(), PROBLEMS["bn"][2](0), program.hyper).compile().as_text()
+    text = program.lower(PROBLEMS["bn"][2](0)).compile().as_text()
     assert count_collectives(text) == {}
     make, objective, batch = PROBLEMS["bn"]
 
@@ -131,7 +126,7 @@ def test_a_solo_step_communicates_nothing_and_members_do_not_talk():
     step = make_step(value_and_grad(objective), _tx())
     for mode in ("vmap", "map"):
         spread = ensemble(init, lambda s, b, h: step(s, b), seeds=range(8), mesh=make_mesh(member=8), mode=mode)
-        text = spread._step.lower(spread.abstract_state(), spread.put(batch(0)), spread.hyper).compile().as_text()
+        text = spread.lower(batch(0)).compile().as_text()
         assert count_collectives(text) == {}, mode
 
 

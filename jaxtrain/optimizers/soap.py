@@ -76,15 +76,23 @@ def _add_covariance(c: Array | None, g: Array, axis: int, decay: Number) -> Arra
     return (c + (1 - decay) * (new - c)).astype(c.dtype)
 
 
-def _first_basis(c: Array | None) -> Array | None:
-    return None if c is None else jnp.linalg.eigh(c)[1][:, ::-1]
+def _zero_after(q: Array) -> Array:
+    """A zero that is known only when an orthogonal matrix is: added to a matrix, it makes that one wait.
+
+    jaxlib's CPU backend decomposes a batch of matrices (vmap) by tasks in the thread pool that the caller itself
+    occupies: as many batches at once as there are threads, and they wait for each other for ever. Therefore one
+    decomposition follows another. No entry of an orthogonal matrix exceeds 1, but the compiler does not know.
+    """
+    return jnp.where(q[(0,) * q.ndim] > 2, 1.0, 0.0).astype(q.dtype)
 
 
 def _refresh(mu: Array, nu: Array, covariances: tuple, bases: tuple) -> tuple[Array, Array, tuple]:
     new = list(bases)
+    wait = jnp.zeros((), mu.dtype)
     for axis, (c, q) in enumerate(zip(covariances, bases, strict=True)):
         if q is not None:
-            new[axis], nu = eigenbasis_qr_update(c, q, nu, axis)
+            new[axis], nu = eigenbasis_qr_update(c + wait, q, nu, axis)
+            wait = _zero_after(new[axis])
     return _rotate(_rotate(mu, bases, back=True), tuple(new)), nu, tuple(new)
 
 
@@ -155,21 +163,11 @@ def scale_by_soap(
     stacked = static_int("stacked_axes", stacked_axes, low=0)
     decay = b2 if shampoo_beta is None else shampoo_beta
 
-    def each(fn, shaped, *rest):
-        """``fn`` for every parameter, over the layers that its leading axes stack."""
-        leaves, structure = jax.tree.flatten(shaped)
-        columns = [structure.flatten_up_to(tree) for tree in rest]
-        results = []
-        for leaf, *others in zip(leaves, *columns, strict=True):
-            mapped = fn
-            for _ in range(min(stacked, leaf.ndim)):
-                mapped = jax.vmap(mapped)
-            results.append(mapped(leaf, *others))
-        return structure, results
-
-    def each_and_split(fn, parts, shaped, *rest):
-        structure, results = each(fn, shaped, *rest)
-        return tuple(structure.unflatten([result[i] for result in results]) for i in range(parts))
+    def over_layers(fn, leaf):
+        """``fn`` of one layer as a function of the layers that a leaf stacks."""
+        for _ in range(min(stacked, leaf.ndim)):
+            fn = jax.vmap(fn)
+        return fn
 
     def init(params):
         longest = static_int("max_precond_dim", max_precond_dim, low=1)
@@ -209,22 +207,32 @@ def scale_by_soap(
             covariances = tuple(_add_covariance(c, g32, axis, decay) for axis, c in enumerate(covariances))
             return jnp.where(first, 0, u).astype(g.dtype), mu, nu, covariances
 
-        updates, mu, nu, covariances = each_and_split(
-            step, 4, updates, state.mu, state.nu, state.covariances, state.bases
-        )
+        leaves, structure = jax.tree.flatten(updates)
+        columns = [structure.flatten_up_to(tree) for tree in (state.mu, state.nu, state.covariances, state.bases)]
+        done = [over_layers(step, g)(g, *rest) for g, *rest in zip(leaves, *columns, strict=True)]
+        updates, mu, nu, covariances = (structure.unflatten([parts[i] for parts in done]) for i in range(4))
         bases = state.bases
         if jax.tree.leaves(bases):
 
             def start(bases):
-                def of_leaf(_, covariances):
-                    return tuple(_first_basis(c) for c in covariances)
-
-                structure, results = each(of_leaf, mu, covariances)
-                return structure.unflatten(results)
+                matrices, structure = jax.tree.flatten(covariances)
+                found, wait = [], jnp.zeros(())
+                for c in matrices:
+                    found.append(jnp.linalg.eigh(c + wait.astype(c.dtype))[1][..., ::-1])
+                    wait = _zero_after(found[-1])
+                return structure.unflatten(found)
 
             def refresh(carry):
                 mu, nu, bases = carry
-                return each_and_split(_refresh, 3, mu, nu, covariances, bases)
+                leaves, structure = jax.tree.flatten(mu)
+                columns = [structure.flatten_up_to(tree) for tree in (nu, covariances, bases)]
+                results, wait = [], jnp.zeros(())
+                for leaf, nu, factors, old in zip(leaves, *columns, strict=True):
+                    waiting = jax.tree.map(lambda c, wait=wait: c + wait.astype(c.dtype), factors)
+                    results.append(over_layers(_refresh, leaf)(leaf, nu, waiting, old))
+                    for q in jax.tree.leaves(results[-1][2]):
+                        wait = _zero_after(q)
+                return tuple(structure.unflatten([result[i] for result in results]) for i in range(3))
 
             bases = run_if(first, start, bases)
             due = ~first & (t % precondition_frequency == 0)

@@ -1,5 +1,6 @@
 """The contract kit: the laws every method must keep, for ours, optax's and yours."""
 
+from jaxtrain.testing._problem import standard_extra_args
 from jaxtrain.testing._violations import ContractError, Violation
 from jaxtrain.testing.functions import (
     AGGREGATOR_LAWS,
@@ -39,4 +40,5 @@ __all__ = [
     "find_loss_violations",
     "find_schedule_violations",
     "find_violations",
+    "standard_extra_args",
 ]

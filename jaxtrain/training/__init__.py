@@ -2,6 +2,7 @@
 
 from jaxtrain.training.checkpoint import Checkpointer, CheckpointError
 from jaxtrain.training.ensemble import Ensemble, ensemble
+from jaxtrain.training.evaluate import evaluate_batches
 from jaxtrain.training.experiment import DataIterator, Experiment
 from jaxtrain.training.precision import LossScaled, Policy, loss_scaled, loss_scaling, mixed_precision
 from jaxtrain.training.sharding import (
@@ -31,6 +32,7 @@ __all__ = [
     "count_collectives",
     "create_state",
     "ensemble",
+    "evaluate_batches",
     "fsdp",
     "loss_scaled",
     "loss_scaling",

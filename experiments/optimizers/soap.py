@@ -69,7 +69,7 @@ PROBLEMS = {"regression": _regression, "mlp": _mlp}
 
 def _measure(keys, smoke, name, problem):
     rates = RATES[2:4] if smoke else RATES
-    # one run after the other: with 2 cores XLA's CPU backend can hang in many decompositions batched by vmap
+    # one run after the other: on a CPU small decompositions gain nothing from being batched
     rate = s.best(lambda key, rate: problem(key, name, rate, smoke), rates, one_by_one=True)
     losses = jax.jit(lambda keys: jax.lax.map(lambda key: problem(key, name, rate, smoke), keys))(keys)
     return losses, jnp.full(len(keys), rate)

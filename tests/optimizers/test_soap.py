@@ -134,6 +134,29 @@ def primitives(jaxpr, in_loop=False):
     return found
 
 
+def test_one_decomposition_waits_for_the_other():
+    """Independent batches of them, run at once, deadlock in the thread pool of jaxlib's CPU backend."""
+    params = {"a": jnp.ones((2, 3, 3)), "b": jnp.ones((2, 4, 4))}
+    tx = scale_by_soap(stacked_axes=1)
+    jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params)).jaxpr
+    bodies = [eqn.params["body_jaxpr"].jaxpr for eqn in jaxpr.eqns if eqn.primitive.name == "while"]
+    found = [in_turn(body) for body in bodies]
+    assert found == [4, 4]  # eigh and then QR, of two factors of two parameters
+
+
+def in_turn(jaxpr):
+    """The number of decompositions, each of which must depend on all before it."""
+    needs, count = {}, 0
+    for eqn in jaxpr.eqns:
+        before = set().union(*(needs.get(v, set()) for v in eqn.invars if not hasattr(v, "val")))
+        names = {eqn.primitive.name}.union(*(primitives(j)[0] for j in jaxprs_in_params(eqn.params)))
+        if names & {"eigh", "qr"}:
+            assert before == set(range(count))
+            before, count = before | {count}, count + 1
+        needs |= dict.fromkeys(eqn.outvars, before)
+    return count
+
+
 def test_sharded_values_equal_unsharded_ones():
     rng = np.random.default_rng(5)
     grads = jnp.asarray(rng.normal(size=(7, 8, 8)), jnp.float32)

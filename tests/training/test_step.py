@@ -163,11 +163,16 @@ def test_scan_and_vmap():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), scanned.params, state.params)
     assert scanned.step == state.step == 5
     keys = jax.random.split(root, 3)
-    states = jax.vmap(lambda k: create_state(bn_net(k)[0], tx, k, bn_net(k)[1]))(keys)
+
+    @jax.jit
+    def init(k):
+        params, stats = bn_net(k)
+        return create_state(params, tx, k, stats)
+
+    states = jax.jit(jax.vmap(init))(keys)
     states, metrics = jax.jit(jax.vmap(step, in_axes=(0, None)))(states, bn_batch(0))
     for i in range(3):
-        p, s = bn_net(keys[i])
-        alone, row = jitted(create_state(p, tx, keys[i], s), bn_batch(0))
+        alone, row = jitted(init(keys[i]), bn_batch(0))
         np.testing.assert_allclose(metrics["loss"][i], row["loss"], rtol=1e-5)  # float32, another order of addition
         np.testing.assert_allclose(
             states.params["head"]["kernel"][i], alone.params["head"]["kernel"], rtol=1e-5, atol=1e-6

@@ -5,7 +5,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,10 @@ from jaxtrain.core import Batch, Key, Metrics, check_leading_axes
 from jaxtrain.training.sharding import placed, put_batch, state_shardings
 from jaxtrain.training.state import TrainState
 
-MODES = ("auto", "vmap", "map", "solo")
+States: TypeAlias = TrainState | tuple[TrainState, ...]
+"""The states of all members: stacked along a leading axis, or with ``mode="loop"`` a tuple."""
+
+MODES = ("auto", "vmap", "map", "loop", "solo")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,8 +29,9 @@ class Ensemble:
     Attributes:
       seeds: one member for each.
       hyper: numeric hyperparameters, arrays with one value for every member.
-      mode: ``vmap``: all members in one vectorised program; ``map``: one after the other inside one program; ``solo``:
-        one member, its state without a member axis; ``auto``: not chosen yet, see :meth:`resolve`.
+      mode: ``vmap``: all members in one vectorised program; ``map``: one after the other inside one program; ``loop``:
+        one program for a member, called for each in turn, the state a tuple of theirs; ``solo``: one member, its state
+        without a member axis; ``auto``: not chosen yet, see :meth:`resolve`.
     """
 
     init_fn: Callable[[Key, Any], TrainState]
@@ -47,7 +51,7 @@ class Ensemble:
     @property
     def has_member_axis(self) -> bool:
         """Whether the arrays of the state have a leading member axis."""
-        return self.mode != "solo"
+        return self.mode in ("vmap", "map")
 
     def _over_members(self, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
         """``fn`` of one member, for all of them."""
@@ -88,7 +92,11 @@ class Ensemble:
             check_vma=False,
         )
 
-    def _all_init(self, keys: jax.Array, hyper: Any) -> TrainState:
+    def _all_init(self, keys: jax.Array, hyper: Any) -> States:
+        if self.mode == "loop":
+            return tuple(
+                self.init_fn(keys[i], jax.tree.map(lambda x, i=i: x[i], hyper)) for i in range(self.num_members)
+            )
         if self.mode == "solo":
             return self.init_fn(keys[0], jax.tree.map(lambda x: x[0], hyper))
         if self.mode == "vmap":
@@ -100,38 +108,41 @@ class Ensemble:
         return jax.vmap(jax.random.key)(jnp.asarray(self.seeds, jnp.uint32))
 
     @functools.cached_property
-    def _shardings(self) -> TrainState | None:
+    def _shardings(self) -> States | None:
         if self.mesh is None:
             return None
         abstract = jax.eval_shape(self._all_init, self._keys, self.hyper)
+        if self.mode == "loop":
+            return (state_shardings(self.mesh, self.rules, abstract[0]),) * self.num_members
         return state_shardings(self.mesh, self.rules, abstract, members=self.has_member_axis)
 
-    def abstract_state(self) -> TrainState:
+    def abstract_state(self) -> States:
         """Shapes, dtypes and shardings of the state, without computing it."""
         abstract = jax.eval_shape(self._all_init, self._keys, self.hyper)
         if self._shardings is None:
             return placed(abstract)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, self._shardings)
 
-    def init(self) -> TrainState:
+    def init(self) -> States:
         """The state of all members before the first step."""
+        if self.mode == "loop":
+            one = jax.jit(
+                lambda i, keys, hyper: self.init_fn(keys[i], jax.tree.map(lambda x: x[i], hyper)),
+                out_shardings=None if self._shardings is None else self._shardings[0],
+            )
+            return tuple(one(i, self._keys, self.hyper) for i in range(self.num_members))
         return jax.jit(self._all_init, out_shardings=self._shardings)(self._keys, self.hyper)
 
     def put(self, batch: Batch) -> Batch:
         """A host batch, on the devices."""
-        return put_batch(self.mesh, batch, members=self.batch_axis == 0 and self.has_member_axis)
+        return put_batch(self.mesh, batch, members=self.batch_axis == 0 and self.mode != "solo")
 
     @functools.cached_property
     def _step(self) -> Callable:
         axes = (0, 0 if self.batch_axis == 0 else None, 0)
 
         def step(state, batch, hyper):
-            if self.batch_axis == 0:
-                if self.mode == "solo" and self.mesh is not None:
-                    batch = jax.tree.map(lambda x: x[None], batch)
-                count = check_leading_axes(batch, where="ensemble step", axis_name="member axis of the batch")
-                if count != self.num_members:
-                    raise ValueError(f"the batch has a member axis of {count}, the ensemble {self.num_members} members")
+            self._check_member_axis(batch)
             state, metrics = self._over_members(self.step_fn, axes)(state, batch, hyper)
             if self.mode == "solo":
                 metrics = jax.tree.map(lambda x: x[None], metrics)
@@ -140,9 +151,35 @@ class Ensemble:
         out = None if self._shardings is None else (self._shardings, None)
         return jax.jit(step, donate_argnums=0, out_shardings=out)
 
-    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    @functools.cached_property
+    def _member_step(self) -> Callable:
+        """The step of the member with a given number, which is traced: one program for all of them."""
+
+        def step(state, batch, hyper, i):
+            if self.batch_axis == 0:
+                batch = jax.tree.map(lambda x: x[i], batch)
+            return self.step_fn(state, batch, jax.tree.map(lambda x: x[i], hyper))
+
+        out = None if self._shardings is None else (self._shardings[0], None)
+        return jax.jit(step, donate_argnums=0, out_shardings=out)
+
+    def _check_member_axis(self, batch: Batch) -> None:
+        if self.batch_axis == 0:
+            count = check_leading_axes(batch, where="ensemble step", axis_name="member axis of the batch")
+            if count != self.num_members:
+                raise ValueError(f"the batch has a member axis of {count}, the ensemble {self.num_members} members")
+
+    def step(self, state: States, batch: Batch) -> tuple[States, Metrics]:
         """One step of every member. The state is donated; metrics have a leading member axis."""
-        return self._step(state, batch, self.hyper)
+        if self.mode != "loop":
+            return self._step(state, batch, self.hyper)
+        self._check_member_axis(batch)
+        states, metrics = [], []
+        for i, member in enumerate(state):
+            member, found = self._member_step(member, batch, self.hyper, i)
+            states.append(member)
+            metrics.append(found)
+        return tuple(states), _stacked(metrics)
 
     def lower(self, batch: Batch) -> jax.stages.Lowered:
         """The step as XLA sees it, for a look at its collectives or memory: ``.compile().as_text()``."""
@@ -150,10 +187,16 @@ class Ensemble:
         def abstract(x: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
-        return self._step.lower(self.abstract_state(), jax.tree.map(abstract, self.put(batch)), self.hyper)
+        batch = jax.tree.map(abstract, self.put(batch))
+        if self.mode == "loop":
+            return self._member_step.lower(self.abstract_state()[0], batch, self.hyper, 0)
+        return self._step.lower(self.abstract_state(), batch, self.hyper)
 
     def map(self, fn: Callable) -> Callable:
         """``fn(state, *shared)`` of one member, jitted for all: results have a leading member axis."""
+        if self.mode == "loop":
+            one = jax.jit(fn)
+            return lambda state, *shared: _stacked([one(member, *shared) for member in state])
 
         def of_all(state, *shared):
             run = self._over_members(fn, (0, *[None] * len(shared)))
@@ -162,18 +205,31 @@ class Ensemble:
 
         return jax.jit(of_all)
 
-    def member(self, state: TrainState, index: int) -> TrainState:
+    def member(self, state: States, index: int) -> TrainState:
         """The state of one member, as if it had trained alone."""
         if not 0 <= index < self.num_members:
             raise IndexError(f"there is no member {index}: the ensemble has members 0 … {self.num_members - 1}")
+        if self.mode == "loop":
+            return state[index]
         return jax.tree.map(lambda x: x[index], state) if self.has_member_axis else state
 
+    @functools.cached_property
+    def num_parameters(self) -> int:
+        """Parameters of one member."""
+        abstract = jax.eval_shape(self.init_fn, self._keys[0], jax.tree.map(lambda x: x[0], self.hyper))
+        return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract.params))
+
     def resolve(self, batch: Batch, *, repeats: int = 3) -> "Ensemble":
-        """With ``mode="auto"``, times a real step in both modes and returns the ensemble in the faster one."""
+        """With ``mode="auto"``, times a real step in every mode and returns the ensemble in the fastest.
+
+        On a CPU convolutions are slow when vectorised over members, and slower still inside a loop that XLA runs; on
+        accelerators and for small members ``vmap`` wins. ``loop`` is left out where members are spread over a mesh.
+        """
         if self.mode != "auto":
             return self
         times = {}
-        for mode in ("vmap", "map"):
+        spread = self.mesh is not None and self.mesh.shape["member"] > 1
+        for mode in ("vmap", "map") if spread else ("vmap", "map", "loop"):
             candidate = dataclasses.replace(self, mode=mode)
             state, placed = candidate.init(), candidate.put(batch)
             state, _ = candidate.step(state, placed)  # compiles
@@ -185,6 +241,11 @@ class Ensemble:
                 laps.append(time.perf_counter() - start)
             times[mode] = (statistics.median(laps), candidate)
         return min(times.values(), key=lambda pair: pair[0])[1]
+
+
+@jax.jit
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def ensemble(
@@ -207,8 +268,8 @@ def ensemble(
       hyper: numbers by name, each with one value for every member (or one for all); ``init`` and ``step`` get those of
         their member as traced scalars.
       batch_axis: 0 where batches carry a leading member axis, None where all members see the same batch.
-      mode: ``vmap``, ``map``, ``solo`` (one member only) or ``auto``: the faster of the first two, measured by
-        :meth:`Ensemble.resolve`; one member is always ``solo``.
+      mode: ``vmap``, ``map``, ``loop``, ``solo`` (one member only) or ``auto``: the fastest of the first three,
+        measured by :meth:`Ensemble.resolve`; one member is always ``solo``.
       mesh: from :func:`make_mesh`; members are spread over its ``member`` axis.
       rules: how parameters are laid out on the mesh.
 
@@ -252,6 +313,10 @@ def ensemble(
     spread = mesh is not None and mesh.shape["member"] > 1
     if spread and len(seeds) % mesh.shape["member"]:
         raise ValueError(f"{len(seeds)} members do not spread evenly over a member axis of {mesh.shape['member']}")
+    if mode == "loop" and spread:
+        raise ValueError(
+            "mode='loop' runs members in turn; a mesh with a member axis spreads them: use 'vmap' or 'map'"
+        )
     if len(seeds) == 1 and not spread:
         mode = "solo"
     return Ensemble(init, step, seeds, values, batch_axis, mode, mesh, tuple(rules))

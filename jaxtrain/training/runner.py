@@ -13,12 +13,11 @@ import jax
 import numpy as np
 
 from jaxtrain.training.checkpoint import Checkpointer, CheckpointError
-from jaxtrain.training.ensemble import Ensemble, ensemble
+from jaxtrain.training.ensemble import Ensemble, States, ensemble
 from jaxtrain.training.experiment import Experiment
 from jaxtrain.training.preemption import StopRequests
 from jaxtrain.training.progress import Progress, duration
 from jaxtrain.training.run_folder import RunFolder, digest, environment, write_json
-from jaxtrain.training.state import TrainState
 from jaxtrain.training.summary import summarise
 from jaxtrain.training.writers import CsvWriter, NoWriter, Row, Writer
 
@@ -172,7 +171,7 @@ class _Run:
             write_json(self.folder.program_file, {"mode": program.mode})
         return program
 
-    def _train(self, state: TrainState, step: int, pending_evaluation: bool, *, stopped_early: bool) -> dict[str, Any]:
+    def _train(self, state: States, step: int, pending_evaluation: bool, *, stopped_early: bool) -> dict[str, Any]:
         e, total = self.experiment, self.experiment.num_steps
         late: tuple[int, Any] | None = None
         try:
@@ -237,7 +236,7 @@ class _Run:
         for writer in self.writers if self.first else ():
             writer.write(rows)
 
-    def _evaluate(self, state: TrainState, step: int) -> bool:
+    def _evaluate(self, state: States, step: int) -> bool:
         """Evaluates; its rows are written together, so that one that is interrupted leaves none. True: stop early."""
         e = self.experiment
         if e.evaluate is None:
@@ -260,7 +259,7 @@ class _Run:
             e.early_stop(step, {f"{split}/{metric}": array for (split, metric), array in self.evaluated.items()})
         )
 
-    def _obey(self, state: TrainState, step: int) -> None:
+    def _obey(self, state: States, step: int) -> None:
         if jax.process_count() > 1:
             # all processes must stop at the same step: they agree on one through JAX's coordination service
             from jax.experimental import multihost_utils
@@ -270,7 +269,7 @@ class _Run:
         if self.stop.received:
             self._stop(state, step, evaluation_pending=False)
 
-    def _stop(self, state: TrainState, step: int, *, evaluation_pending: bool) -> None:
+    def _stop(self, state: States, step: int, *, evaluation_pending: bool) -> None:
         self._save(state, step, evaluation_pending=evaluation_pending, last=True)
         interrupted = self.stop.received == signal.SIGINT
         raise Stopped(
@@ -281,7 +280,7 @@ class _Run:
 
     def _save(
         self,
-        state: TrainState,
+        state: States,
         step: int,
         *,
         evaluation_pending: bool = False,
@@ -313,17 +312,16 @@ class _Run:
                 raise Stopped(EXIT_DISK, f"{self.name}: {error}. The metrics up to it are kept") from error
             self.progress.say(f"{error}. The run goes on without it")
 
-    def _finish(self, state: TrainState, step: int) -> dict[str, Any]:
+    def _finish(self, state: States, step: int) -> dict[str, Any]:
         e = self.experiment
         digests: dict[str, list[str]] = {}
         for view, take in e.views.items():
             params = _on_every_host(self.program.map(take)(state))
             digests[view] = [digest(jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.program.num_members)]
         self._save(state, step, stopped_early=step < e.num_steps, last=True)
-        whole = digest(_on_every_host(state.replace(key=jax.random.key_data(state.key))))
+        whole = digest(_on_every_host(jax.tree.map(_raw, state)))
         sizes = {
-            "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(self.program.abstract_state().params))
-            // self.program.num_members,
+            "parameters": self.program.num_parameters,
             "members": self.program.num_members,
         }
         seconds = self.earlier_seconds + time.perf_counter() - self.began
@@ -346,6 +344,10 @@ class _Run:
             write_json(self.folder.summary_file, summary)
         self.progress.say(f"{step} steps in {duration(seconds)}")
         return summary
+
+
+def _raw(x: Any) -> Any:
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def _on_every_host(tree: Any) -> Any:

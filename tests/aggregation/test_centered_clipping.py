@@ -1,5 +1,7 @@
 """Centered clipping by hand, at its limits and fixed points, and under workers that send anything."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,3 +169,13 @@ def test_breakdown_is_bounded_by_their_number():
         # the good ones' share falls from 1 to 12/16 of a step of at most tau
         bound = 4 / 16 + (1 - 12 / 16) * np.linalg.norm(np.asarray(clean - center))
         assert np.linalg.norm(np.asarray(moved - clean)) <= bound * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("case", ["1_1.0", "3_0.5", "1_100.0"])
+def test_equals_byzfl_over_rounds(case, x64):
+    golden = np.load(Path(__file__).parents[1] / "golden" / "byzfl.npz")
+    iterations, tau = case.split("_")
+    aggregator = centered_clipping(float(tau), num_iters=int(iterations))
+    init = aggregator.init(jnp.zeros(6))
+    run = jax.jit(lambda x: jax.lax.scan(lambda s, u: aggregator.update(u, s)[::-1], init, x)[1])
+    np.testing.assert_allclose(run(jnp.asarray(golden["x"])), golden[case], rtol=0, atol=1e-14)  # float64

@@ -163,7 +163,6 @@ def find_initializer_violations(
     ['dtype', 'other_key']
     """
     keys = jax.random.split(jax.random.key(3), 8)
-    float32 = functools.partial(init, shape=shape, dtype=jnp.float32)
     first = functools.cache(lambda: init(keys[0], shape, jnp.float32))
 
     def wrong_shape():
@@ -209,7 +208,7 @@ def find_initializer_violations(
         return []
 
     def jit():
-        got = jax.jit(lambda k: float32(k))(keys[0])
+        got = jax.jit(lambda k: init(k, shape, jnp.float32))(keys[0])
         return differing_values("jit", first(), got, rtol, left="eager", right="jit")
 
     def same_key():

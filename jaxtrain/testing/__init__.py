@@ -17,6 +17,7 @@ from jaxtrain.testing.functions import (
     find_schedule_violations,
 )
 from jaxtrain.testing.losses import LOSS_LAWS, check_loss, find_loss_violations
+from jaxtrain.testing.resume import check_resume, find_resume_violations
 from jaxtrain.testing.transformations import TRANSFORMATION_LAWS, check_gradient_transformation, find_violations
 
 __all__ = [
@@ -33,11 +34,13 @@ __all__ = [
     "check_gradient_transformation",
     "check_initializer",
     "check_loss",
+    "check_resume",
     "check_schedule",
     "find_aggregator_violations",
     "find_estimator_violations",
     "find_initializer_violations",
     "find_loss_violations",
+    "find_resume_violations",
     "find_schedule_violations",
     "find_violations",
     "standard_extra_args",

@@ -45,9 +45,14 @@ def load_workload(name: str) -> tuple[str, Any]:
     path = Path(name)
     if not path.is_file():
         raise UsageError(f"there is no file {name}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # a name of its own: a file called optax.py must not stand in for optax; its neighbours can be imported as when it is
+    # run by Python
+    title = f"jaxtrain_experiment_{path.stem}"
+    spec = importlib.util.spec_from_file_location(title, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
+    sys.modules[title] = module  # dataclasses look their module up
+    if str(path.parent.resolve()) not in sys.path:
+        sys.path.append(str(path.parent.resolve()))
     spec.loader.exec_module(module)
     missing = [n for n in ("Config", "build") if not hasattr(module, n)]
     if missing:
@@ -57,6 +62,9 @@ def load_workload(name: str) -> tuple[str, Any]:
         )
     if not dataclasses.is_dataclass(module.Config):
         raise UsageError(f"{name}: Config must be a dataclass")
+    bare = [f.name for f in dataclasses.fields(module.Config) if f.default is f.default_factory is dataclasses.MISSING]
+    if bare:
+        raise UsageError(f"{name}: every field of Config needs a default, {', '.join(bare)} has none")
     return path.stem, module
 
 
@@ -84,12 +92,17 @@ def _run(args: argparse.Namespace) -> int:
 
         initialize()
     from jaxtrain.report import table, write_report
-    from jaxtrain.training import runner
+    from jaxtrain.training import ensemble, runner
     from jaxtrain.training.run_folder import RunFolder
 
     finished = RunFolder(workdir).summary_file.exists()
     try:
         experiment = module.build(config)
+        # computes nothing; here, so that a mode or seeds that cannot be are mistakes of the configuration
+        ensemble(
+            experiment.init, experiment.step, seeds=experiment.seeds, hyper=experiment.hyper, mode=experiment.mode,
+            batch_axis=experiment.batch_axis, mesh=experiment.mesh, rules=experiment.rules,
+        )  # fmt: skip
     except ValueError as error:
         if name not in NAMES:  # in a file of the user's own the traceback says more
             raise

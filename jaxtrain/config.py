@@ -112,7 +112,7 @@ def describe(config: Any) -> str:
     lines = []
     for field in dataclasses.fields(config):
         default = getattr(config, field.name)
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         lines.append(
             f"  {field.name}={shown}".ljust(30) + f" {type_name(hints[field.name])}: {field.metadata.get('doc', '')}"
         )

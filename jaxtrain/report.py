@@ -1,7 +1,6 @@
 """The report of a run: one self-contained page, and the same numbers as text."""
 
 import html
-import io
 import json
 import math
 import re
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxtrain._charts import chart, looks_of
 from jaxtrain.training.progress import duration
 from jaxtrain.training.summary import interval
 from jaxtrain.training.writers import Row, read_rows
-
-_COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#66528c", "#4a4a4a")
 
 
 def _number(value: float | None, ci: float | None = None, *, sign: bool = False) -> str:
@@ -97,12 +95,14 @@ def compare(folders: Sequence[Path]) -> str:
     if len(runs) == 1:
         summary = runs[0]["summary"]
         return table(summary) if summary else "(the run is not finished)"
+    return _text_table(*_comparison(runs))
+
+
+def _comparison(runs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of a table: one for each run, split and view."""
     body = []
-    metrics: list[str] = []
-    for run in runs:
-        for row in _ordered(run["summary"]) if run["summary"] else []:
-            if row["metric"] not in metrics:
-                metrics.append(row["metric"])
+    finished = [row for run in runs if run["summary"] for row in _ordered(run["summary"])]
+    metrics = list(dict.fromkeys(row["metric"] for row in finished))
     for run in runs:
         if not run["summary"]:
             body.append([run["name"], "(not finished)", "", *[""] * len(metrics)])
@@ -113,7 +113,7 @@ def compare(folders: Sequence[Path]) -> str:
         for (split, view), found in groups.items():
             cells = [_number(found[m]["mean"], found[m]["ci"]) if m in found else "–" for m in metrics]
             body.append([run["name"], split, view, *cells])
-    return _text_table(["run", "split", "weights", *metrics], body)
+    return ["run", "split", "weights", *[metric.replace("_", " ") for metric in metrics]], body
 
 
 def _curves(rows: Sequence[Row]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
@@ -131,100 +131,121 @@ def _curves(rows: Sequence[Row]) -> dict[str, dict[str, tuple[np.ndarray, np.nda
     return curves
 
 
-def _figure(metric: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> str:
-    """One chart as inline SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
-        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        everything = np.concatenate([mean for _, mean, _ in curves.values()])
-        for i, (label, (steps, mean, half)) in enumerate(curves.items()):
-            colour = _COLOURS[i % len(_COLOURS)]
-            marker = "o" if len(steps) < 15 else None
-            axes.plot(steps, mean, color=colour, lw=1.6, label=label, marker=marker, ms=3)
-            axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.16, lw=0)
-        finite = everything[np.isfinite(everything)]
-        if len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min():
-            axes.set_yscale("log")
-        axes.set_title(metric.replace("_", " "), loc="left", fontsize=10, fontweight="bold")
-        axes.set_xlabel("step")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, lw=0.5)
-        axes.legend(frameon=False, fontsize=8)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
-
-
 _STYLE = """
-:root{color-scheme:light}body{font:15px/1.55 system-ui,-apple-system,'Segoe UI',sans-serif;color:#1d2329;background:#fff;
-max-width:1080px;margin:0 auto;padding:40px 28px 80px}h1{font-size:27px;margin:0 0 2px;letter-spacing:-.01em}
-h2{font-size:17px;margin:38px 0 10px;border-bottom:1px solid #e3e7ea;padding-bottom:5px}p.sub{color:#5d6975;margin:0 0 8px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}th{text-align:left;color:#5d6975;
-font-weight:600;border-bottom:1px solid #cfd6db;padding:5px 22px 5px 0}td{padding:4px 22px 4px 0;white-space:pre;
-border-bottom:1px solid #f0f2f4}tr.d td{color:#5d6975;font-size:13px}.plots{display:grid;
-grid-template-columns:repeat(auto-fit,minmax(460px,1fr));gap:14px 22px}.plots svg{width:100%;height:auto}
-.cards{display:flex;flex-wrap:wrap;gap:12px;margin:18px 0}.card{border:1px solid #e3e7ea;border-radius:8px;padding:10px 18px}
-.card b{display:block;font-size:21px;font-weight:600}.card span{color:#5d6975;font-size:13px}
-code{font:12.5px ui-monospace,Menlo,monospace;color:#39434c}details{margin:6px 0}summary{cursor:pointer;color:#39434c}
-.cols{display:grid;grid-template-columns:1fr 1fr;gap:10px 40px}@media(max-width:800px){.cols{grid-template-columns:1fr}}
+:root{color-scheme:light}*{box-sizing:border-box}body{font:15px/1.55 system-ui,-apple-system,'Segoe UI',sans-serif;
+color:#1d2329;background:#fff;max-width:1120px;margin:0 auto;padding:48px 32px 96px}
+h1{font-size:34px;font-weight:650;letter-spacing:-.02em;line-height:1.15;margin:0 0 6px}
+h2{font-size:18px;font-weight:650;letter-spacing:-.005em;margin:52px 0 14px}
+p.sub{color:#5d6975;margin:0 0 8px}p.note{color:#5d6975;font-size:13px;margin:10px 0 0}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
+th{text-align:left;color:#5d6975;font-weight:600;border-bottom:1px solid #cfd6db;padding:6px 26px 6px 0;white-space:nowrap}
+td{padding:5px 26px 5px 0;white-space:pre;border-bottom:1px solid #eef1f3}tr.d td{color:#6b7680;font-size:13px}
+tr:has(+tr.d) td{border-bottom:0}.wrap{overflow-x:auto}.pairs td:first-child{color:#5d6975}.pairs td{white-space:normal}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:22px 30px}.plots svg{width:100%;height:auto}
+.plots svg text{font-family:system-ui,-apple-system,'Segoe UI',sans-serif!important}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:14px;margin:26px 0 0}
+.card{background:#f6f8f9;border-radius:10px;padding:16px 20px}.card b{display:block;font-size:27px;font-weight:650;
+letter-spacing:-.015em;font-variant-numeric:tabular-nums}.card b i{font-style:normal;font-size:15px;font-weight:400;
+color:#5d6975;letter-spacing:0}.card span{display:block;color:#5d6975;font-size:13px}
+code{font:12.5px ui-monospace,Menlo,monospace;color:#39434c}summary{cursor:pointer;color:#39434c}
+.cols{display:grid;grid-template-columns:1fr 1fr;gap:10px 48px;align-items:start}
+@media(max-width:800px){.cols{grid-template-columns:1fr}.plots{grid-template-columns:1fr}}
 """
+
+
+def _html(text: Any) -> str:
+    """Escaped, with real minus signs before numbers."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "\u2212", html.escape(str(text)))
 
 
 def _html_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     rows = "".join(
-        f"<tr{' class=d' if not row[0] else ''}>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>"
+        f"<tr{' class=d' if not row[0] else ''}>" + "".join(f"<td>{_html(c)}</td>" for c in row) + "</tr>"
         for row in body
     )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div class=wrap><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return _html_table(
-        ["", ""], [[str(k), " ".join(map(str, v)) if isinstance(v, list) else str(v)] for k, v in values.items()]
+    shown = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
+    rows = "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in shown.items())
+    return f"<table class=pairs><tbody>{rows}</tbody></table>"
+
+
+def _members(summary: Mapping[str, Any]) -> str:
+    """The last values of every member, metrics over the columns of their views."""
+    rows = _ordered(summary)
+    groups: dict[str, int] = defaultdict(int)
+    for row in rows:
+        groups[f"{row['split']} {row['metric']}".replace("_", " ")] += 1
+    top = "".join(f"<th colspan={count}>{html.escape(name)}</th>" for name, count in groups.items())
+    below = "".join(f"<th>{html.escape(row['view'] or '–')}</th>" for row in rows)
+    body = "".join(
+        f"<tr><td>{i}</td>" + "".join(f"<td>{_html(format(row['values'][i], '.4f'))}</td>" for row in rows) + "</tr>"
+        for i in range(summary["members"])
+    )
+    return (
+        f"<div class=wrap><table><thead><tr><th></th>{top}</tr><tr><th>member</th>{below}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
+def _costs(summary: Mapping[str, Any]) -> dict[str, str]:
+    costs = summary["costs"]
+    shown = {
+        "in all" if name == "seconds" else name.removesuffix("_seconds").replace("_", " "): f"{value:.1f} s"
+        for name, value in costs.items()
+    }
+    return shown | {
+        "steps a second": f"{_speed(summary):.1f}, of all members",
+        "parameters": f"{summary['parameters']:,} of each member",
+    }
+
+
+def _speed(summary: Mapping[str, Any]) -> float:
+    return max(summary["steps"] - 1, 1) / max(summary["costs"]["train_seconds"], 1e-9)
+
+
 def _sections(run: Mapping[str, Any]) -> list[str]:
-    summary, parts = run["summary"], []
-    if summary:
-        costs = summary["costs"]
-        trained = max(summary["steps"] - 1, 1) / max(costs["train_seconds"], 1e-9)
-        cards = [
-            (f"{summary['members']}", f"members, {summary['mode']}"),
-            (f"{summary['parameters']:,}", "parameters each"),
-            (f"{summary['steps']}", "steps" + (", stopped early" if summary["stopped_early"] else "")),
-            (duration(costs["seconds"]), "in all"),
-            (f"{trained:.1f}", "steps a second"),
-        ]
-        for row in _ordered(summary):
-            if row["metric"] == (summary["headline"] or [""])[0] and row["view"] != summary["baseline"]:
-                cards.insert(0, (_number(row["mean"], row["ci"]), f"{row['split']} {row['metric']}, {row['view']}"))
-        parts.append(
-            '<div class="cards">'
-            + "".join(
-                f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>'
-                for value, label in cards
-            )
-            + "</div>"
-        )
+    summary = run["summary"]
+    if not summary:
+        return ['<p class="sub">The run is not finished; this is what there is.</p>']
+    members, head = summary["members"], (summary["headline"] or [""])[0]
+    facts = [
+        f"{members} members, {summary['mode']}" if members > 1 else "one member",
+        f"{summary['parameters']:,} parameters" + (" each" if members > 1 else ""),
+        f"{summary['steps']:,} steps" + (", stopped early" if summary["stopped_early"] else ""),
+        f"{duration(summary['costs']['seconds'])} in all",
+        f"{_speed(summary):.1f} steps a second",
+    ]
+    parts = [f'<p class="sub">{" · ".join(html.escape(fact) for fact in facts)}</p>']
+    cards = []
+    for row in summary["results"]:
+        if row["metric"] == head:
+            value, _, half = _number(row["mean"], row["ci"]).partition(" ± ")
+            half = f" <i>± {half}</i>" if half else ""
+            label = f"{row['split']} {head}, {row['view']}".replace("_", " ").rstrip(", ")
+            cards.append(f'<div class="card"><b>{_html(value)}{half}</b><span>{html.escape(label)}</span></div>')
+    parts.append(f'<div class="cards">{"".join(cards)}</div>' if cards else "")
+    if summary["results"]:
         parts.append("<h2>Results</h2>" + _html_table(*_rows_by_view(summary)))
-        if summary["members"] > 1:
+        if members > 1:
             parts.append(
-                '<p class="sub">Mean ± half-width of the 95 % t interval over members; '
+                '<p class="note">Mean ± half-width of the 95 % t interval over members; '
                 f"grey lines: paired difference to {html.escape(summary['baseline'])}.</p>"
             )
-    else:
-        parts.append('<p class="sub">The run is not finished; this is what there is.</p>')
     return parts
+
+
+def _differences(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The settings in which the runs differ."""
+    configs = [{k: str(v) for k, v in run["config"]["config"].items()} for run in runs]
+    names = [n for n in dict.fromkeys(n for c in configs for n in c) if len({c.get(n, "–") for c in configs}) > 1]
+    if not names:
+        return '<p class="note">All runs have the same configuration.</p>'
+    body = [[name, *[config.get(name, "–") for config in configs]] for name in names]
+    return "<h2>Settings that differ</h2>" + _html_table(["", *[run["name"] for run in runs]], body)
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:
@@ -239,39 +260,40 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     title = runs[0]["config"]["experiment"] if single else "Comparison of " + ", ".join(run["name"] for run in runs)
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if single:
-        parts.append(f'<p class="sub">run folder {html.escape(runs[0]["name"])}</p>')
         parts += _sections(runs[0])
     else:
-        text = compare(folders).splitlines()
-        parts.append(f"<h2>Results</h2><pre><code>{html.escape(chr(10).join(text))}</code></pre>")
+        parts.append("<h2>Results</h2>" + _html_table(*_comparison(runs)))
+        parts.append('<p class="note">Mean ± half-width of the 95 % t interval over members.</p>')
+        parts.append(_differences(runs))
     merged: dict[str, dict[str, Any]] = defaultdict(dict)
-    for run in runs:
+    keys: dict[tuple[int, str], str] = {}
+    for i, run in enumerate(runs):
         for metric, curves in _curves(run["rows"]).items():
             for label, curve in curves.items():
-                merged[metric][label if single else f"{run['name']}: {label}"] = curve
-    figures = "".join(f"<div>{_figure(metric, curves)}</div>" for metric, curves in merged.items())
-    parts.append(
-        f'<h2>Curves</h2><p class="sub">Bands: 95 % interval over members.</p><div class="plots">{figures}</div>'
-    )
+                keys[i, label] = label if single else f"{run['name']}: {label}"
+                merged[metric][keys[i, label]] = curve
+    looks = {keys[key]: look for key, look in looks_of(len(runs), list(keys)).items()}
+    figures = "".join(f"<div>{chart(metric, curves, looks)}</div>" for metric, curves in merged.items())
+    parts.append(f'<h2>Curves</h2><div class="plots">{figures}</div>')
+    parts.append('<p class="note">Mean over members, with the band of its 95 % interval.</p>')
     for run in runs:
         name = "" if single else f" of {html.escape(run['name'])}"
         summary = run["summary"]
         if summary and summary["members"] > 1:
-            rows = _ordered(summary)
-            head = ["member", *[f"{r['split']} {r['view']} {r['metric']}".replace("_", " ") for r in rows]]
-            body = [[str(i), *[f"{r['values'][i]:.4f}" for r in rows]] for i in range(summary["members"])]
-            parts.append(f"<h2>Members{name}</h2><div style='overflow-x:auto'>{_html_table(head, body)}</div>")
+            parts.append(f"<h2>Members{name}</h2>" + _members(summary))
         parts.append(f'<h2>Configuration and environment{name}</h2><div class="cols">')
         parts.append(f"<div>{_pairs(run['config']['config'])}</div>")
         environment = {k: v for k, v in run["environment"].items() if not isinstance(v, dict)}
-        environment |= run["environment"].get("versions", {}) | {"devices": run["environment"].get("devices", "")}
+        devices = run["environment"].get("devices") or {}
+        environment |= {"devices": ", ".join(f"{count} × {kind}" for kind, count in devices.items())}
+        environment |= run["environment"].get("versions", {})
         if run["environment"].get("git"):
             environment["git"] = run["environment"]["git"]["commit"][:12] + (
                 " (changed)" if run["environment"]["git"]["changed"] else ""
             )
         parts.append(f"<div>{_pairs(environment)}</div></div>")
         if summary:
-            parts.append(f"<h2>Costs{name}</h2>" + _pairs(summary["costs"]))
+            parts.append(f"<h2>Costs{name}</h2>" + _pairs(_costs(summary)))
             digests = [[view, str(i), d] for view, ds in summary["digests"].items() for i, d in enumerate(ds)]
             parts.append(
                 f"<h2>Digests{name}</h2><details><summary>SHA-256 of the final parameters</summary>"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 
 import jax
 import pytest
@@ -108,6 +109,20 @@ def test_a_file_of_ones_own(tmp_path, capsys):
     (tmp_path / "bad.py").write_text("Config = 1\n")
     assert cli.main(["run", str(tmp_path / "bad.py")]) == 2
     assert "bad.py has no build" in capsys.readouterr().err
+    bare = EXPERIMENT.replace('rate: float = option(0.1, "learning rate")', "rate: float")
+    (tmp_path / "bare.py").write_text(bare)
+    assert cli.main(["run", str(tmp_path / "bare.py")]) == 2
+    assert "every field of Config needs a default, rate has none" in capsys.readouterr().err
+
+
+def test_a_file_named_like_a_package_with_a_neighbour(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "neighbour_of_mine.py").write_text("TWICE = 2\n")
+    (tmp_path / "optax.py").write_text("import neighbour_of_mine\n" + EXPERIMENT)
+    import optax
+
+    assert cli.main(["run", str(tmp_path / "optax.py"), "--workdir", str(tmp_path / "r"), "--quiet"]) == 0
+    assert sys.modules["optax"] is optax
 
 
 @pytest.mark.parametrize(
@@ -122,6 +137,8 @@ def test_a_file_of_ones_own(tmp_path, capsys):
         (["claim", "swaa"], "there is no claim 'swaa'; did you mean swa"),
         (["bench", "stepp"], "there is no benchmark 'stepp'; did you mean step"),
         (["run", "digits", "--set", "epochs=1"], "digits: warmup_epochs must lie below epochs, got 2 and 1"),
+        (["run", "digits", "--set", "seeds="], "digits: an ensemble needs at least one seed"),
+        (["run", "digits", "--set", "mode=vmpa"], "digits: mode must be one of"),
         (["run", "bytes", "--devices", "3"], "--devices 3: JAX is in use already with 8 devices"),
     ],
 )

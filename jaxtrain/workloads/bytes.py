@@ -3,7 +3,7 @@
     jaxtrain run bytes
     jaxtrain run bytes --devices 8 --set fsdp=4 tensor=2      # 8 devices (fake ones on a CPU)
 
-The text is ``pydoc_data.topics``, some 0.7 MB of English on Python; the last tenth is held out. The default model of
+The text is ``pydoc_data.topics``, some 0.5 MB of English on Python; the last tenth is held out. The default model of
 1.0 M parameters takes about three minutes on 2 cores and reaches about 2.8 held-out bits per byte; it is meant for
 machines with accelerators, where ``width``, ``layers`` and ``steps`` can grow.
 """

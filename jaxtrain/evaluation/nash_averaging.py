@@ -127,7 +127,7 @@ def maxent_nash(a: Float[Array, "n m"], *, tol: Number | None = None, num_steps:
     Raises:
       ValueError: not square, or not antisymmetric.
 
-    Source: Balduzzi, Tuyls, Pérolat, Graepel (2018), arXiv 1806.02643, section 3.
+    Source: Balduzzi, Tuyls, Pérolat, Graepel (2018), arXiv 1806.02643.
 
     >>> rock_paper_scissors = jnp.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     >>> print(maxent_nash(rock_paper_scissors).round(4))
@@ -174,7 +174,7 @@ def nash_average_agents(a: Float[Array, "n m"], *, tol: Number | None = None, nu
     Raises:
       ValueError: not square, or not antisymmetric.
 
-    Source: Balduzzi et al. (2018), arXiv 1806.02643, definition 2.
+    Source: Balduzzi et al. (2018), arXiv 1806.02643.
 
     >>> strength = jnp.array([2.0, 1.0, -1.0])
     >>> weights, ratings = nash_average_agents(strength[:, None] - strength)
@@ -210,7 +210,7 @@ def nash_average_agent_task(
     Raises:
       ValueError: not a matrix, or empty.
 
-    Source: Balduzzi et al. (2018), arXiv 1806.02643, section 4.
+    Source: Balduzzi et al. (2018), arXiv 1806.02643.
 
     >>> found = nash_average_agent_task(jnp.array([[1.0, 0.0], [0.0, 1.0], [0.4, 0.4]]))
     >>> found.agent_weights.round(3).tolist(), found.task_weights.round(3).tolist()
@@ -246,7 +246,7 @@ def win_prob_to_logits(p: Float[Array, "n m"]) -> Float[Array, "n m"]:
     Raises:
       ValueError: not square.
 
-    Source: Balduzzi et al. (2018), arXiv 1806.02643, section 2.
+    Source: Balduzzi et al. (2018), arXiv 1806.02643.
 
     >>> print(win_prob_to_logits(jnp.array([[0.5, 0.75], [0.25, 0.5]])).round(4))
     [[ 0.      1.0986]
@@ -273,7 +273,7 @@ def hodge_decomposition(a: Float[Array, "n m"]) -> tuple[Float[Array, " n"], Flo
     Raises:
       ValueError: not square, or not antisymmetric.
 
-    Source: Jiang, Lim, Yao, Ye (2011); Balduzzi et al. (2018), arXiv 1806.02643, section 2.
+    Source: Jiang, Lim, Yao, Ye (2011); Balduzzi et al. (2018), arXiv 1806.02643.
 
     >>> ratings, cyclic = hodge_decomposition(jnp.array([[0.0, 2.0], [-2.0, 0.0]]))
     >>> ratings.tolist(), cyclic.tolist()
@@ -303,7 +303,7 @@ def elo_fit(p: Float[Array, "n m"], *, num_steps: int = 100) -> Float[Array, " n
     Raises:
       ValueError: not square.
 
-    Source: Elo (1978); Balduzzi et al. (2018), arXiv 1806.02643, section 2.
+    Source: Elo (1978); Balduzzi et al. (2018), arXiv 1806.02643.
 
     >>> print(elo_fit(jnp.array([[0.5, 0.75], [0.25, 0.5]])).round(4))
     [ 0.5493 -0.5493]
@@ -345,7 +345,7 @@ def multidimensional_elo(a: Float[Array, "n m"], *, k: int) -> Float[Array, "n m
     Raises:
       ValueError: not square, not antisymmetric, or k out of range.
 
-    Source: Balduzzi et al. (2018), arXiv 1806.02643, section 2.
+    Source: Balduzzi et al. (2018), arXiv 1806.02643.
 
     >>> rock_paper_scissors = jnp.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     >>> bool(jnp.allclose(multidimensional_elo(rock_paper_scissors, k=1), rock_paper_scissors, atol=1e-6))

@@ -12,7 +12,7 @@ import pytest
 
 DIGITS = [
     "seeds=0..1",
-    "epochs=16",
+    "epochs=24",
     "batch_size=16",
     "max_images=64",
     "channels=4",
@@ -21,7 +21,7 @@ DIGITS = [
     "mode=map",
 ]
 BYTES = [
-    "steps=60",
+    "steps=90",
     "batch_size=4",
     "length=16",
     "width=16",
@@ -134,4 +134,4 @@ def test_a_signal_saves_once_and_says_how_to_go_on(number, code, start, tmp_path
     got, again = _finish(start("digits-adamw", tmp_path / "run"))
     assert got == 0 and "holds a finished run" in again and "accuracy" in again
     got, out = _finish(start("digits-adamw", tmp_path / "run", "epochs=17"))
-    assert got == 2 and "epochs: 16 → 17" in out and "--force" in out
+    assert got == 2 and "epochs: 24 → 17" in out and "--force" in out

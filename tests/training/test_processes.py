@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtrain.training.writers import read_rows
 
-SETTINGS = "steps=40 batch_size=8 length=16 width=16 layers=1 heads=2 fsdp=2 eval_every=10 eval_batches=2 checkpoint_every=5 warmup=5"
+SETTINGS = "steps=80 batch_size=8 length=16 width=16 layers=1 heads=2 fsdp=2 eval_every=10 eval_batches=2 checkpoint_every=5 warmup=5"
 
 
 def _environment(**more):

@@ -80,5 +80,5 @@ CLAIM = Claim(
         Comparison("mElo predicts better than Elo", "nash", "uniform", "log_loss", "lower", 0.0),
     ),
     seeds=20,
-    claimed_by="arXiv 1806.02643: proposition 1, theorem 1, section 5",
+    claimed_by="arXiv 1806.02643: redundant tasks, and the multidimensional Elo",
 )

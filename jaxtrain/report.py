@@ -200,7 +200,14 @@ def _costs(summary: Mapping[str, Any]) -> dict[str, str]:
     return shown | {
         "steps a second": f"{_speed(summary):.1f}, of all members",
         "parameters": f"{summary['parameters']:,} of each member",
+        "state": _state_size(summary["state_bytes_per_device"]),
     }
+
+
+def _state_size(held: Mapping[str, int]) -> str:
+    """What the state of all members takes: parameters, optimizer, averages, running statistics."""
+    each = f", at most {max(held.values()) / 1e6:.2f} MB on each of {len(held)} devices" if len(held) > 1 else ""
+    return f"{sum(held.values()) / 1e6:.2f} MB in all{each}"
 
 
 def _speed(summary: Mapping[str, Any]) -> float:

@@ -30,6 +30,7 @@ def _folder(path, *, name="<b>mine</b>", finished=True, rate=0.1):
             "experiment": name, "steps": 20, "stopped_early": False, "mode": "map", "parameters": 1234, "members": 2,
             "costs": costs, "results": [live, swa | {"difference_ci": 0.635}], "headline": ["accuracy"],
             "higher_is_better": ["accuracy"], "baseline": "live", "digests": {"live": ["aa", "bb"]}, "state_digest": "cc",
+            "state_bytes_per_device": {"cpu:0": 1_500_000, "cpu:1": 500_000},
         }  # fmt: skip
         (path / "summary.json").write_text(json.dumps(summary))
     return path

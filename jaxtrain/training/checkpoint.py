@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -38,6 +39,12 @@ class Restored:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or it with the first number that makes it a new one."""
+    numbered = (path.with_name(f"{path.name}.{n}") for n in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
 def _names(tree: Any) -> list[str]:
@@ -111,17 +118,22 @@ class Checkpointer:
             return {}
 
     def save(self, step: int, state: Any, extra: dict[str, Any] | None = None, *, score: float | None = None) -> None:
-        """Starts to write a checkpoint; waits for the one before it.
+        """Starts to write a checkpoint; waits for the one before it. One that is there and whole is left as it is.
 
         Raises:
           CheckpointError: the one before it could not be written.
         """
         start = time.perf_counter()
         self.wait()
-        if self._path(step).exists():
-            return
-        aside = self.directory / f"{step:08d}.writing"
         first = jax.process_index() == 0
+        if self._path(step).exists():
+            if (fault := self.damage(step)) is None:
+                return
+            # a run that fell back behind a damaged checkpoint has come by again: it is put aside, not deleted
+            if first:
+                self._log(f"the damaged checkpoint of step {step} ({fault}) is written anew")
+                self._path(step).rename(_free_name(self._path(step).with_suffix(".damaged")))
+        aside = self.directory / f"{step:08d}.writing"
         try:
             if first:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -199,7 +211,7 @@ class Checkpointer:
 
         Args:
           abstract_state: shapes, dtypes and shardings, as of ``jax.eval_shape``; another mesh than the one that wrote
-            it is fine.
+            it is fine. Where it has a NumPy array, the leaf comes as one.
           step: only this one.
 
         Returns:

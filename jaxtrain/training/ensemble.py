@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxtrain.core import Batch, Key, Metrics, check_leading_axes
+from jaxtrain.training.checkpoint import Checkpointer, Restored
 from jaxtrain.training.sharding import placed, put_batch, state_shardings
 from jaxtrain.training.state import TrainState
 
@@ -207,11 +208,48 @@ class Ensemble:
 
     def member(self, state: States, index: int) -> TrainState:
         """The state of one member, as if it had trained alone."""
-        if not 0 <= index < self.num_members:
-            raise IndexError(f"there is no member {index}: the ensemble has members 0 … {self.num_members - 1}")
+        self._check_member(index)
         if self.mode == "loop":
             return state[index]
         return jax.tree.map(lambda x: x[index], state) if self.has_member_axis else state
+
+    def _check_member(self, index: int) -> None:
+        if not 0 <= index < self.num_members:
+            raise IndexError(f"there is no member {index}: the ensemble has members 0 … {self.num_members - 1}")
+
+    def restore_member(self, checkpoints: Checkpointer, index: int, *, step: int | None = None) -> Restored | None:
+        """The state of one member out of a checkpoint of all, as if it had trained alone.
+
+        The other members pass through the host; a device holds one. So the program may be built without the mesh of
+        the run that wrote the checkpoint, but in its mode (``program.json`` in the run's folder).
+
+        Args:
+          checkpoints: of the whole ensemble.
+          index: the member.
+          step: of this step; the newest one when left out.
+
+        Returns:
+          See :meth:`Checkpointer.restore`.
+
+        Raises:
+          IndexError: there is no such member.
+          ValueError: ``mode="auto"``, or the checkpoint holds another ensemble.
+          CheckpointError: there are checkpoints, all of them damaged.
+        """
+        self._check_member(index)
+        if self.mode == "auto":
+            raise ValueError("mode='auto' does not say how the checkpoint is laid out: give the mode of its run")
+
+        def on_host(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | np.ndarray:
+            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):  # NumPy has no keys; they are small
+                return jax.ShapeDtypeStruct(x.shape, x.dtype)
+            return np.empty(x.shape, x.dtype)
+
+        abstract = jax.eval_shape(self._all_init, self._keys, self.hyper)
+        found = checkpoints.restore(jax.tree.map(on_host, abstract), step)
+        if found is None:
+            return None
+        return dataclasses.replace(found, state=jax.tree.map(jnp.asarray, self.member(found.state, index)))
 
     @functools.cached_property
     def num_parameters(self) -> int:

@@ -1,5 +1,6 @@
 """The folder of a run: what is in it, who writes it, and what it belongs to."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -119,14 +120,17 @@ def write_json(path: Path, value: Any) -> None:
     aside.rename(path)
 
 
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a run computes."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def environment() -> dict[str, Any]:
     """Versions, devices and the state of the code."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     kinds: dict[str, int] = {}
     for device in jax.devices():
         kinds[device.device_kind] = kinds.get(device.device_kind, 0) + 1
@@ -134,7 +138,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
-        "versions": versions,
+        "versions": versions(),
         "devices": kinds,
         "processes": jax.process_count(),
         "git": _git_state(),

@@ -17,7 +17,8 @@ from jaxtrain.training.ensemble import Ensemble, States, ensemble
 from jaxtrain.training.experiment import Experiment
 from jaxtrain.training.preemption import StopRequests
 from jaxtrain.training.progress import Progress, duration
-from jaxtrain.training.run_folder import RunFolder, digest, environment, write_json
+from jaxtrain.training.run_folder import RunFolder, digest, environment, versions, write_json
+from jaxtrain.training.sharding import bytes_per_device
 from jaxtrain.training.summary import summarise
 from jaxtrain.training.writers import CsvWriter, NoWriter, Row, Writer
 
@@ -125,6 +126,7 @@ class _Run:
             pending_evaluation, position = extra["evaluation_pending"], extra["metrics_position"]
             self.earlier_seconds = extra["seconds"]
             self.progress.say(f"going on from step {step} of {self.experiment.num_steps}")
+            self._compare_versions(extra["versions"])
             self.evaluated = {(split, metric): np.asarray(values) for split, metric, values in extra["last_evaluation"]}
         self.began = began
         try:
@@ -145,6 +147,13 @@ class _Run:
                 + (f"of step {newest}" if newest is not None else "none")
                 + "; with room on the disk the same command goes on from there",
             ) from error
+
+    def _compare_versions(self, saved: Mapping[str, str]) -> None:
+        now = versions()
+        changed = [f"{p} {saved.get(p, 'absent')} → {now.get(p, 'absent')}" for p in sorted(saved.keys() | now.keys())
+                   if saved.get(p) != now.get(p)]  # fmt: skip
+        if changed:
+            self.progress.say(f"saved with other versions ({', '.join(changed)}): the rest may differ in its last bits")
 
     def _program(self) -> Ensemble:
         e = self.experiment
@@ -295,6 +304,7 @@ class _Run:
             "last_evaluation": [[split, metric, values.tolist()] for (split, metric), values in self.evaluated.items()],
             "seconds": self.earlier_seconds + time.perf_counter() - self.began,
             "mode": self.program.mode,
+            "versions": versions(),
             "config": json.loads(self.folder.config_file.read_text()) if self.folder.config_file.exists() else {},
         }
         score = None
@@ -323,6 +333,8 @@ class _Run:
         sizes = {
             "parameters": self.program.num_parameters,
             "members": self.program.num_members,
+            # of this process's devices: says whether the state really is distributed
+            "state_bytes_per_device": bytes_per_device(state),
         }
         seconds = self.earlier_seconds + time.perf_counter() - self.began
         summary = {

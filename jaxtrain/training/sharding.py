@@ -197,10 +197,15 @@ def put_batch(mesh: Mesh | None, batch: Any, *, members: bool = False) -> Any:
 
 
 def placed(abstract: Any) -> Any:
-    """An abstract tree whose every leaf has a sharding: the first device, where it has none of its own."""
+    """An abstract tree whose every leaf has a sharding: the first device, where it has none of its own.
+
+    NumPy arrays stay what they are: they ask for the host.
+    """
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def of_leaf(x: Any) -> jax.ShapeDtypeStruct:
+    def of_leaf(x: Any) -> jax.ShapeDtypeStruct | np.ndarray:
+        if isinstance(x, np.ndarray):
+            return x
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or first)
 
     return jax.tree.map(of_leaf, abstract)
@@ -212,14 +217,13 @@ def bytes_per_device(tree: Any) -> dict[str, int]:
     >>> bytes_per_device({"w": jax.numpy.zeros((2, 3))})
     {'cpu:0': 24}
     """
-    held: dict[str, int] = {}
+    held: dict[Any, int] = {}
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array):
             raw = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
             for shard in raw.addressable_shards:
-                name = f"{shard.device.platform}:{shard.device.id}"
-                held[name] = held.get(name, 0) + shard.data.nbytes
-    return dict(sorted(held.items()))
+                held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return {f"{device.platform}:{device.id}": held[device] for device in sorted(held, key=lambda device: device.id)}
 
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")

@@ -95,6 +95,23 @@ def test_a_damaged_newest_is_named_and_the_one_before_it_is_used(damage, folder)
     assert sorted(p for p in folder.rglob("*")) == before
 
 
+def test_a_damaged_checkpoint_is_written_anew_when_its_step_comes_again(folder):
+    """Else a run that fell back behind it would never have a newest one again; what was damaged is put aside."""
+    _flip(folder)
+    checkpoints, said = _open(folder)
+    checkpoints.save(20, _state(99))  # whole: stays
+    checkpoints.save(30, _state(31), {"note": 31})
+    checkpoints.wait()
+    assert len(said) == 1 and said[0].startswith("the damaged checkpoint of step 30 (") and "written anew" in said[0]
+    _equal(checkpoints.restore(jax.eval_shape(_state)).state, _state(31))
+    _equal(checkpoints.restore(jax.eval_shape(_state), step=20).state, _state(20))
+    _flip(folder)
+    checkpoints.save(30, _state(32))
+    checkpoints.wait()
+    names = ["00000010", "00000020", "00000030", "00000030.damaged", "00000030.damaged.2"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+
+
 def test_every_single_file_is_guarded(folder):
     """One bit of any file, wherever it lies."""
     checkpoints, _ = _open(folder)

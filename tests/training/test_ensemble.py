@@ -8,7 +8,7 @@ import pytest
 
 from jaxtrain.averaging import SwaState, averaged_params, swa
 from jaxtrain.gradients import value_and_grad
-from jaxtrain.training import create_state, ensemble, make_mesh, make_step
+from jaxtrain.training import Checkpointer, create_state, ensemble, make_mesh, make_step
 from tests.training.problems import bn_batch, bn_net, bn_objective
 
 SEEDS, STEPS = (3, 1, 7, 0), 6
@@ -136,6 +136,35 @@ def test_map_over_members(mode):
     program = ensemble(_init, _Counted(), seeds=SEEDS, hyper=HYPER, mode=mode)
     norms = program.map(lambda state, x: jnp.sum(state.params["scale"]) + jnp.sum(x))(program.init(), jnp.ones(3))
     np.testing.assert_allclose(norms, np.full(4, 19.0))
+
+
+@pytest.mark.parametrize(
+    "mode, mesh", [("vmap", "no mesh"), ("map", "no mesh"), ("loop", "no mesh"), ("vmap", "member=4,data=2")]
+)
+def test_one_member_of_a_checkpoint_can_be_restored_alone(mode, mesh, batches, tmp_path):
+    program = ensemble(_init, _Counted(), seeds=SEEDS, hyper=HYPER, mode=mode, mesh=_mesh(mesh))
+    state, _ = program.step(program.init(), program.put(batches[0]))
+    checkpoints = Checkpointer(tmp_path)
+    checkpoints.save(1, state, {"note": "all"})
+    checkpoints.wait()
+    elsewhere = ensemble(_init, _Counted(), seeds=SEEDS, hyper=HYPER, mode=mode)
+    found = elsewhere.restore_member(checkpoints, 2)
+    assert (found.step, found.extra) == (1, {"note": "all"})
+    expected = program.member(state, 2)
+    assert jax.tree.structure(found.state) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found.state), jax.tree.leaves(expected), strict=True):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert a.dtype == b.dtype and isinstance(a, jax.Array)
+        np.testing.assert_array_equal(a, b)
+    # it goes on alone
+    solo = ensemble(_init, _Counted(), seeds=SEEDS[2:3], hyper={k: v[2:3] for k, v in HYPER.items()})
+    assert int(solo.step(found.state, solo.put(batches[1]))[0].step) == 2
+    with pytest.raises(IndexError, match="there is no member 4: the ensemble has members 0 … 3"):
+        elsewhere.restore_member(checkpoints, 4)
+    with pytest.raises(ValueError, match="give the mode of its run"):
+        ensemble(_init, _Counted(), seeds=SEEDS, hyper=HYPER).restore_member(checkpoints, 0)
+    assert elsewhere.restore_member(Checkpointer(tmp_path / "nowhere"), 0) is None
 
 
 def test_auto_chooses_one_of_the_modes(batches):

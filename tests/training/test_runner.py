@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -80,6 +82,10 @@ def test_the_folder_holds_what_it_should(finished):
     assert json.loads((workdir / "config.json").read_text()) == {"experiment": "toy", "config": {"a": 1}}
     assert set(json.loads((workdir / "environment.json").read_text())) >= {"python", "versions", "devices", "git"}
     assert (summary["steps"], summary["members"], summary["mode"]) == (12, 2, "map")
+    per_member = (
+        4 * 3 * (8 * 16 + 16 + 16 * 4 + 4) + 4 * 2 * 16 + 4 + 4 + 8
+    )  # with two moments; statistics, counts, key
+    assert summary["state_bytes_per_device"] == {"cpu:0": 2 * per_member}
     by_view = {r["view"]: r for r in summary["results"]}
     np.testing.assert_allclose(by_view["twice"]["difference"], by_view["live"]["mean"], rtol=1e-5)
 
@@ -153,9 +159,6 @@ def test_forced_changes_and_new_steps(tmp_path):
 
 def test_a_request_to_stop_inside_an_evaluation_is_heard(finished, tmp_path):
     """The evaluation leaves no rows, the run is saved before it, and the resumed run repeats it."""
-    import os
-    import signal
-
     whole, summary = finished
     plain = _experiment().evaluate
 
@@ -170,6 +173,44 @@ def test_a_request_to_stop_inside_an_evaluation_is_heard(finished, tmp_path):
     assert not [r for r in read_rows(tmp_path / "run" / "metrics.csv") if r.split == "test"]
     assert _run(tmp_path / "run", evaluate=plain)["digests"] == summary["digests"]
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["as it starts", "while it is written"])
+def test_a_request_to_stop_inside_a_save_is_heard(moment, finished, tmp_path, monkeypatch):
+    """The save is finished, the run is saved once more at the next step, and the resumed run ends alike."""
+    whole, summary = finished
+    from jaxtrain.training import checkpoint
+
+    where, plain = {
+        "as it starts": (checkpoint.ocp, checkpoint.ocp.save_async),
+        "while it is written": (checkpoint, checkpoint._digest),
+    }[moment]
+    sent = []
+
+    def interrupted(*args):
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*args)
+
+    monkeypatch.setattr(where, plain.__name__, interrupted)
+    with pytest.raises(Stopped, match=r"asked to terminate and saved at step \d+ of 12") as stopped:
+        _run(tmp_path / "run")
+    assert stopped.value.code == 143
+    last = int(str(stopped.value).split("at step ")[1].split()[0])
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == sorted({f"{5:08d}", f"{last:08d}"}) and 5 <= last < 12
+    assert _run(tmp_path / "run")["digests"] == summary["digests"]
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+def test_other_versions_are_said(tmp_path, monkeypatch, capsys):
+    with pytest.raises(_Preempted):
+        _run(tmp_path / "run", callbacks=((1, _breaks_at(8)),))
+    monkeypatch.setattr("jaxtrain.training.runner.versions", lambda: {"jax": "99.0"})
+    run(_experiment(), tmp_path / "run", name="toy", config={"a": 1}, progress=True)
+    out = capsys.readouterr().out
+    assert f"jax {jax.__version__} → 99.0" in out and "may differ in its last bits" in out
 
 
 def test_early_stop_and_callbacks(tmp_path):

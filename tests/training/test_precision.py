@@ -71,17 +71,23 @@ def test_policy_errors():
 
 def test_scaling_by_powers_of_two_changes_no_bit():
     params, stats = bn_net(KEY)
+    step = jax.jit(loss_scaling(bn_objective))
+
+    def at(scale):
+        (loss, aux), grads = step(params, loss_scaled(stats, scale), bn_batch(0), KEY)
+        assert aux.metrics["loss_scale"] == scale
+        return loss, aux.model_state.model_state, aux.metrics["accuracy"], grads
+
+    unscaled = at(1.0)
+    for scale in (2.0**15, 2.0**-9):
+        jax.tree.map(np.testing.assert_array_equal, unscaled, at(scale))
     (loss, aux), grads = jax.jit(value_and_grad(bn_objective))(params, stats, bn_batch(0), KEY)
-    for scale in (1.0, 2.0**15, 2.0**-9):
-        (scaled_loss, scaled_aux), scaled = jax.jit(loss_scaling(bn_objective))(
-            params, loss_scaled(stats, scale), bn_batch(0), KEY
-        )
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            (loss, aux.model_state, aux.metrics["accuracy"], grads),
-            (scaled_loss, scaled_aux.model_state.model_state, scaled_aux.metrics["accuracy"], scaled),
-        )
-        assert scaled_aux.metrics["loss_scale"] == scale
+    # another program, which XLA may fuse in another way: float32 sums of 16 terms, some of which cancel
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+        unscaled,
+        (loss, aux.model_state, aux.metrics["accuracy"], grads),
+    )
 
 
 def _gated(w, s, batch, key):

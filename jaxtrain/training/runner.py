@@ -108,7 +108,7 @@ class _Run:
     def go(self) -> dict[str, Any]:
         began = time.perf_counter()
         self.first = jax.process_index() == 0
-        self.costs = {"compile_seconds": 0.0, "train_seconds": 0.0, "evaluate_seconds": 0.0}
+        self.costs = dict.fromkeys(("choose_mode_seconds", "compile_seconds", "train_seconds", "evaluate_seconds"), 0.0)
         self.checkpoints = Checkpointer(self.folder.checkpoints, keep=self.keep, log=self.progress.say)
         self.iterator = self.experiment.batches()
         self.program = self._program()
@@ -172,9 +172,10 @@ class _Run:
             return dataclasses.replace(program, mode=chosen)
         if program.mode == "auto":
             self.progress.line("measuring which way of running the members is the faster")
-            before = self.iterator.get_state()
+            start, before = time.perf_counter(), self.iterator.get_state()
             program = program.resolve(next(self.iterator))
             self.iterator.set_state(before)
+            self.costs["choose_mode_seconds"] = time.perf_counter() - start
         # kept, so that a resumed run repeats the choice and with it every bit
         if self.first:
             write_json(self.folder.program_file, {"mode": program.mode})

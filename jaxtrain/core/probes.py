@@ -1,29 +1,27 @@
 """Random directions and means over them: what zeroth-order gradients and Hutchinson's estimators have in common."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from jaxtrain.core.checks import check_key
 from jaxtrain.core.numerics import accumulator_dtype, static_int
-from jaxtrain.core.tree import safe_norm
 from jaxtrain.core.types import Key, Params, Scalar
 
-Distribution: TypeAlias = Literal["rademacher", "gaussian", "sphere"]
+DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
 
 
 def check_distribution(distribution: str, *, where: str) -> None:
     """Raises unless :func:`random_direction` knows the name."""
-    if distribution not in get_args(Distribution):
-        raise ValueError(
-            f"{where}: distribution must be one of {', '.join(get_args(Distribution))}, got {distribution!r}"
-        )
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"{where}: distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}")
 
 
-def random_direction(key: Key, like: Params, distribution: Distribution = "rademacher") -> Params:
+def random_direction(key: Key, like: Params, distribution: str = "rademacher") -> Params:
     r"""A random tree like another, with :math:`\mathbb{E}\, v v^\top = I` over all its leaves together.
 
     ``"rademacher"``: signs, uniformly; ``"gaussian"``: standard normal; ``"sphere"``: uniform on the sphere of radius
@@ -43,16 +41,63 @@ def random_direction(key: Key, like: Params, distribution: Distribution = "radem
     >>> round(float(optax.tree.norm(v)), 5)
     2.0
     """
+    return map_direction(lambda p, v: v, key, like, distribution)
+
+
+def map_direction(
+    f: Callable[[Array, Array], Array],
+    key: Key,
+    like: Params,
+    distribution: str = "rademacher",
+    *,
+    after: Array | None = None,
+) -> Params:
+    """``f(leaf, direction)`` over the leaves of a tree, for the direction that :func:`random_direction` gives.
+
+    The direction is never whole in memory: a leaf of it is drawn when the result at the leaf before is there (the first
+    one, when the number ``after`` is), and dropped when it was used.
+
+    >>> params, key = {"w": jnp.ones(2)}, jax.random.key(0)
+    >>> bool(jnp.all(map_direction(lambda p, v: p + v, key, params)["w"] == 1 + random_direction(key, params)["w"]))
+    True
+    """
     check_key(key, where="random_direction")
     check_distribution(distribution, where="random_direction")
-    if distribution == "rademacher":
-        return optax.tree.random_like(key, like, sampler=jax.random.rademacher)
-    normal = optax.tree.random_like(key, like, sampler=jax.random.normal)
-    if distribution == "gaussian":
-        return normal
-    size = sum(x.size for x in jax.tree.leaves(normal))
-    norm = safe_norm(normal)
-    return jax.tree.map(lambda x: (x * (jnp.sqrt(jnp.asarray(size, norm.dtype)) / norm)).astype(x.dtype), normal)
+    leaves, structure = jax.tree.flatten(like)
+    sampler = jax.random.rademacher if distribution == "rademacher" else jax.random.normal
+
+    def over_leaves(f, after):
+        out = []
+        for p, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            out.append(f(p, sampler(_wait_for(after, k), p.shape, p.dtype)))
+            after = jnp.ravel(out[-1])[0] if out[-1].size else after
+        return out, after
+
+    if distribution == "sphere":
+        square = [jnp.zeros(())]
+
+        def add_square(p, v):
+            square.append(square[-1] + jnp.sum(jnp.square(v.astype(accumulator_dtype(v)))))
+            return square[-1]
+
+        _, after = over_leaves(add_square, after)
+        # v / ‖v‖ · √d
+        scale = jnp.sqrt(sum(p.size for p in leaves) / square[-1])
+        given = f
+        f = lambda p, v: given(p, (scale.astype(accumulator_dtype(v)) * v).astype(v.dtype))  # noqa: E731
+    return jax.tree.unflatten(structure, over_leaves(f, after)[0])
+
+
+def _wait_for(after: Array | None, key: Key) -> Key:
+    """The key itself, for the compiler a function of a number, so that it is not used before that is known.
+
+    Where nothing orders the draws, XLA makes the random bits of all leaves first, some copies of the parameters. It does
+    not simplify 0 · x away, as x may be NaN, and its optimization_barrier is gone when the program is put in order.
+    """
+    if after is None:
+        return key
+    zero = (0 * after).astype(jnp.uint32)
+    return jax.random.wrap_key_data(jax.random.key_data(key) + zero, impl=jax.random.key_impl(key))
 
 
 def mean_over(of: Callable[[Any], Params], xs: Any, *, parallel: int = 1) -> Params:
@@ -94,7 +139,7 @@ def hutchinson_diagonal(
     like: Params,
     *,
     num_samples: int = 1,
-    distribution: Distribution = "rademacher",
+    distribution: str = "rademacher",
 ) -> Params:
     r"""An unbiased estimate of the diagonal of a matrix that is known by its products with vectors.
 
@@ -140,7 +185,7 @@ def hutchinson_trace(
     like: Params,
     *,
     num_samples: int = 1,
-    distribution: Distribution = "rademacher",
+    distribution: str = "rademacher",
 ) -> Scalar:
     r"""An unbiased estimate of the trace of a matrix that is known by its products with vectors.
 

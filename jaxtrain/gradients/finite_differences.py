@@ -40,7 +40,7 @@ def finite_differences(
     [3.0, 2.0]
     """
     if step is not None:
-        check_finite_number("step", step, low=0.0)
+        check_finite_number("step", step, low=1e-30)
     if scheme not in ("central", "forward"):
         raise ValueError(f"finite_differences: scheme must be central or forward, got {scheme!r}")
     parallel = static_int("parallel", parallel, low=1)

@@ -33,7 +33,7 @@ class _Options(NamedTuple):
 def _checked(where, directions, smoothing, distribution, scheme, parallel) -> _Options:
     directions = static_int("directions", directions, low=2 if scheme == "leave_one_out" else 1)
     parallel = static_int("parallel", parallel, low=1)
-    check_finite_number("smoothing", smoothing, low=0.0)
+    check_finite_number("smoothing", smoothing, low=1e-30)
     check_distribution(distribution, where=where)
     if scheme not in SCHEMES:
         raise ValueError(f"{where}: scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")

@@ -306,7 +306,7 @@ CASES = {
     "svrg": ({"factory": svrg, "hyperparams": {"period": 2}}, (*LAWS, "inject_hyperparams", "non_finite")),
     "page": ({"factory": page, "hyperparams": {"probability": 0.5}}, ("stable_state", "jit", "scan", "vmap", "dtype")),
     "storm": ({"factory": storm, "hyperparams": {"decay": 0.3}}, ("stable_state", "jit", "scan", "vmap", "dtype")),
-    "saga": ({"tx": saga(2)}, LAWS),
+    "saga": ({"tx": saga(2)}, ("no_shared_buffers", "stable_state", "dtype", "scan", "vmap", "sharded", "empty_leaf")),
 }
 
 

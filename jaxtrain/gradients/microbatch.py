@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtrain.core import Aux, GradFn, check_leading_axes
 
 
-def microbatch(grad_fn: GradFn, count: int) -> GradFn:
+def microbatch(grad_fn: GradFn, count: int, *, objectives: int | None = None) -> GradFn:
     r"""Splits a batch into ``count`` equal parts, one after the other, and averages: gradient accumulation.
 
     .. math:: g = \frac1m \sum_{i=1}^m g(\text{part}_i)
@@ -25,6 +25,7 @@ def microbatch(grad_fn: GradFn, count: int) -> GradFn:
     Args:
       grad_fn: ``(params, model_state, batch, key) -> ((loss, Aux), gradients)``.
       count: parts, ≥ 1; must divide the batch.
+      objectives: length of the leading axis of ``grad_fn``'s gradients where it has one, as :func:`jacobian`'s.
 
     Returns:
       A gradient function of the same signature, so that it nests with others.
@@ -59,7 +60,8 @@ def microbatch(grad_fn: GradFn, count: int) -> GradFn:
             total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads)
             return (aux.model_state, total), (loss, aux.metrics)
 
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.promote_types(p.dtype, jnp.float32)), params)
+        lead = () if objectives is None else (objectives,)
+        zeros = jax.tree.map(lambda p: jnp.zeros((*lead, *p.shape), jnp.promote_types(p.dtype, jnp.float32)), params)
         (model_state, total), (losses, metrics) = jax.lax.scan(add, (model_state, zeros), (jnp.arange(count), parts))
         grads = jax.tree.map(lambda g, p: (g / count).astype(p.dtype), total, params)
         return (jnp.mean(losses), Aux(model_state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics))), grads

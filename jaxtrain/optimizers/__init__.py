@@ -7,9 +7,14 @@ gives what stands under "given"; the rest comes from its ``extra_args=``.
 extra argument     what it is                                                  given  asked for by
 =================  ==========================================================  =====  ===========================
 ``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``, …
-``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches
-``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``
-``key``            a typed key of this step's own                              yes    ``adahessian``
+``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches,
+                                                                                      ``zeroth_order_updates``
+``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``svrg``,
+                                                                                      ``page``, ``storm``
+``key``            a typed key of this step's own                              yes    ``adahessian``, ``page``,
+                                                                                      ``zeroth_order_updates``
+``full_grad_fn``   ``params -> gradients`` over all data                       no     ``svrg``, ``page``
+``indices``        the numbers of the batch's examples in the data             no     ``saga``
 ``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
                                                                                       ``grad_fn`` and ``key``)
 =================  ==========================================================  =====  ===========================

@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Key, Number, Params, Scalar, check_finite_number, check_key, check_same_structure
-from jaxtrain.optimizers._common import accumulator_dtype, run_if, static_int, zeros_accumulator
+from jaxtrain.core.numerics import run_if, static_int, zeros_accumulator
+from jaxtrain.core.probes import hutchinson_diagonal
 
 
 class AdaHessianState(NamedTuple):
@@ -23,20 +24,7 @@ class AdaHessianState(NamedTuple):
 
 
 def _hutchinson(key: Key, grad_fn: Callable[[Params], Params], params: Params, num_samples: int) -> Params:
-    def sample(key):
-        z = optax.tree.random_like(key, params, sampler=jax.random.rademacher)
-        _, hz = jax.jvp(grad_fn, (params,), (z,))
-        return jax.tree.map(lambda z, hz: z.astype(accumulator_dtype(z)) * hz, z, hz)
-
-    if num_samples == 1:
-        return sample(key)
-
-    # one probe at a time: the memory of one Hessian-vector product, whatever their number
-    def add(total, key):
-        return optax.tree.add(total, sample(key)), None
-
-    total, _ = jax.lax.scan(add, zeros_accumulator(params), jax.random.split(key, num_samples))
-    return jax.tree.map(lambda t: t / num_samples, total)
+    return hutchinson_diagonal(key, lambda z: jax.jvp(grad_fn, (params,), (z,))[1], params, num_samples=num_samples)
 
 
 def hutchinson_hessian_diag(
@@ -71,7 +59,7 @@ def hutchinson_hessian_diag(
     [2.0, 4.0, 6.0]
     """
     check_key(key, where="hutchinson_hessian_diag")
-    return _hutchinson(key, jax.grad(loss_fn), params, static_int("num_samples", num_samples, low=1))
+    return _hutchinson(key, jax.grad(loss_fn), params, num_samples)
 
 
 def spatial_average(hessian_diag: Params, *, block_size: int | None = None, abs_before_average: bool = True) -> Params:
@@ -200,7 +188,7 @@ def scale_by_adahessian(
                 check_same_structure(_shapes(updates), _shapes(diag), where="adahessian: gradients and hessian_diag")
             else:
                 check_key(key, where="adahessian")
-                diag = _hutchinson(key, grad_fn, params, static_int("num_samples", num_samples, low=1))
+                diag = _hutchinson(key, grad_fn, params, num_samples)
             if spatial_averaging:
                 diag = spatial_average(diag, block_size=block_size, abs_before_average=abs_before_average)
             return jax.tree.map(lambda v, d: (b2 * v + (1 - b2) * d.astype(v.dtype) ** 2).astype(v.dtype), nu, diag)

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.optimizers._common import accumulator_dtype, run_if, static_int, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zeros_accumulator
 
 Factors: TypeAlias = Any
 """For every parameter a tuple with a square matrix, or None, for each of its axes."""

@@ -16,6 +16,7 @@ from jaxtrain.testing.functions import (
     find_initializer_violations,
     find_schedule_violations,
 )
+from jaxtrain.testing.gradients import GRAD_FN_LAWS, check_grad_fn, find_grad_fn_violations
 from jaxtrain.testing.losses import LOSS_LAWS, check_loss, find_loss_violations
 from jaxtrain.testing.resume import check_resume, find_resume_violations
 from jaxtrain.testing.transformations import TRANSFORMATION_LAWS, check_gradient_transformation, find_violations
@@ -23,6 +24,7 @@ from jaxtrain.testing.transformations import TRANSFORMATION_LAWS, check_gradient
 __all__ = [
     "AGGREGATOR_LAWS",
     "ESTIMATOR_LAWS",
+    "GRAD_FN_LAWS",
     "INITIALIZER_LAWS",
     "LOSS_LAWS",
     "SCHEDULE_LAWS",
@@ -31,6 +33,7 @@ __all__ = [
     "Violation",
     "check_aggregator",
     "check_estimator",
+    "check_grad_fn",
     "check_gradient_transformation",
     "check_initializer",
     "check_loss",
@@ -38,6 +41,7 @@ __all__ = [
     "check_schedule",
     "find_aggregator_violations",
     "find_estimator_violations",
+    "find_grad_fn_violations",
     "find_initializer_violations",
     "find_loss_violations",
     "find_resume_violations",

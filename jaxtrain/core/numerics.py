@@ -1,4 +1,4 @@
-"""What the optimizers share: accumulators that do not lose small increments, and work that is done now and then."""
+"""What methods with a state share: accumulators that do not lose small increments, and work that is done now and then."""
 
 import operator
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from jaxtrain.core import Params
+from jaxtrain.core.types import Params
 
 Carry = TypeVar("Carry")
 

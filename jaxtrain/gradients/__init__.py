@@ -2,7 +2,22 @@
 
 from jaxtrain.gradients.jacobian import iwrm, jacobian_descent
 from jaxtrain.gradients.microbatch import microbatch
+from jaxtrain.gradients.perturbation import ascent, at_perturbed, kernels, projected_ascent
 from jaxtrain.gradients.plain import value_and_grad
-from jaxtrain.gradients.sharpness import ascent, imbsam, sam, tail_classes
+from jaxtrain.gradients.sharpness import amp, awp, imbsam, sam, tail_classes
 
-__all__ = ["ascent", "imbsam", "iwrm", "jacobian_descent", "microbatch", "sam", "tail_classes", "value_and_grad"]
+__all__ = [
+    "amp",
+    "ascent",
+    "at_perturbed",
+    "awp",
+    "imbsam",
+    "iwrm",
+    "jacobian_descent",
+    "kernels",
+    "microbatch",
+    "projected_ascent",
+    "sam",
+    "tail_classes",
+    "value_and_grad",
+]

@@ -20,7 +20,7 @@ from jaxtrain.gradients import (
 )
 from jaxtrain.training import create_state, make_step
 
-SAMPLES, KNOWN, BATCH, STEPS, BEST = 1000, 0.6, 100, 1000, 64
+SAMPLES, KNOWN, BATCH, STEPS, BEST = 1000, 0.6, 50, 600, 64
 RATES = (1e-3, 3e-3)
 OTHERS = {"plain": (0.0, 1e-2, 1e-1), "ignite": (0.01, 0.03, 0.1), "ignite2": (0.01, 0.1, 1.0)}
 
@@ -37,13 +37,8 @@ def _ackley(x):
     return near + jnp.exp(jnp.mean(jnp.cos(2 * jnp.pi * z), axis=-1)) - 20 - jnp.e
 
 
-def _rosenbrock(x):
-    z = 2 * x
-    return -jnp.sum(100 * (z[..., 1:] - z[..., :-1] ** 2) ** 2 + (1 - z[..., :-1]) ** 2, axis=-1)
-
-
 # designs in [-1, 1]^d; larger is better
-TASKS = {"branin": (_branin, 2), "ackley": (_ackley, 5), "rosenbrock": (_rosenbrock, 8)}
+TASKS = {"branin": (_branin, 2), "ackley": (_ackley, 5)}
 
 
 def _run(key, value, *, task, method, steps):
@@ -70,7 +65,7 @@ def _run(key, value, *, task, method, steps):
     plain = value_and_grad(fit)
     grad_fn = {
         "plain": lambda: plain,
-        # a dual rate at which the multiplier gets somewhere in 1,000 steps
+        # a dual rate at which the multiplier gets somewhere in 600 steps
         "ignite": lambda: ignite(plain, prediction, epsilon=other, dual_rate=0.1),
         "ignite2": lambda: ignite2(plain, prediction, weight=other),
     }[method]()
@@ -82,7 +77,7 @@ def _run(key, value, *, task, method, steps):
         index = jax.random.choice(jax.random.fold_in(order, t), known, (BATCH,), replace=False)
         return step(state, index)[0], None
 
-    params = s.mlp(start, (size, 64, 64, 1))
+    params = s.mlp(start, (size, 32, 32, 1))
     state, _ = jax.lax.scan(body, create_state(params, tx, run, model_state=model_state), jnp.arange(steps))
     best = x[-BEST:]
     climb = 20 if steps < STEPS else 200
@@ -114,8 +109,8 @@ CLAIM = Claim(
     slug="ignite",
     says="Gradient ascent on a surrogate trained with IGNITE finds better designs than on a plain one, and the surrogate is "
     "less sharp on unseen data; so with a fixed weight (IGNITE-2).",
-    setup="Branin (2 dimensions), Ackley (5) and Rosenbrock (8), negated, of 1,000 random designs the worse 600 known; "
-    "standardised; MLP with 2 hidden layers of 64, 1,000 Adam steps of batch 100; 200 steps of ascent at rate 0.01 √d from "
+    setup="Branin (2 dimensions) and Ackley (5), negated, of 1,000 random designs the worse 600 known; "
+    "standardised; MLP with 2 hidden layers of 32, 600 Adam steps of batch 50; 200 steps of ascent at rate 0.01 √d from "
     "the 64 best known designs. Value: true value of the designs found, clipped to the box, as a share of the way from the "
     "worst to the best of the 1,000, mean over designs and tasks. Sharpness: change of the mean prediction on the 400 unseen "
     "designs within 0.05, geometric mean over tasks. Radii and difference steps as released.",

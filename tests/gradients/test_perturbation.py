@@ -288,7 +288,7 @@ def test_nesting(x64):
     def grads(rule):
         return jax.jit(rule)(params, {}, batch, KEY)[1]
 
-    for wrap in (sam, awp, amp, functools.partial(ignite2, prediction=prediction)):
+    for wrap in (awp, functools.partial(ignite2, prediction=prediction)):
         close(grads(wrap(microbatch(plain(), 3))), grads(wrap(plain())))
     halves = [jax.tree.map(lambda x, i=i: x[i::2], batch) for i in range(2)]
     parts = [awp(value_and_grad(trades))(params, {}, half, KEY)[1] for half in halves]

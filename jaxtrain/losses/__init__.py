@@ -8,12 +8,28 @@ from jaxtrain.losses.comp_sum import (
     h_consistency_bound,
     smooth_adversarial_comp_sum_loss,
 )
+from jaxtrain.losses.saf import (
+    LogitsMemory,
+    LogitsMemoryFns,
+    logits_memory,
+    mesa_loss,
+    saf_loss,
+    saf_trajectory_loss,
+)
+from jaxtrain.losses.trades import trades_loss
 
 __all__ = [
+    "LogitsMemory",
+    "LogitsMemoryFns",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
     "h_consistency_bound",
+    "logits_memory",
+    "mesa_loss",
+    "saf_loss",
+    "saf_trajectory_loss",
     "smooth_adversarial_comp_sum_loss",
+    "trades_loss",
 ]

@@ -6,21 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
-
-
-def _check_labels(where: str, logits: Array, labels: Array) -> None:
-    if logits.shape[-1] < 2:
-        raise ValueError(
-            f"{where}: logits of shape {logits.shape} have {logits.shape[-1]} class; at least 2 are needed"
-        )
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"{where}: labels of shape {labels.shape} for logits {logits.shape}; give {logits.shape[:-1]}")
-    if not isinstance(labels, jax.core.Tracer) and labels.size:
-        values = np.asarray(labels)  # not jnp: inside jit even constants would turn into tracers
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= logits.shape[-1]:
-            wrong = low if low < 0 else high
-            raise ValueError(f"{where}: label {wrong} is none of the {logits.shape[-1]} classes")
+from jaxtrain.losses._logits import check_labels, widened
 
 
 @jax.custom_jvp
@@ -44,10 +30,6 @@ def _phi_of_log(z: Array, tau: Number) -> Array:
     small = jnp.abs(s) < (1e-12 if z.dtype == jnp.float64 else 1e-7)
     safe = jnp.where(small, 1, s)
     return jnp.where(small, z, _expm1(safe * z) / safe)
-
-
-def _widened(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def comp_sum_loss(
@@ -81,7 +63,7 @@ def comp_sum_loss(
     [3.0, 1.3863, 0.75]
     """
     check_finite_number("tau", tau, low=0.0)
-    _check_labels("comp_sum_loss", logits, labels)
+    check_labels("comp_sum_loss", logits, labels)
     return _phi_of_log(_surprise(logits, labels), tau).astype(logits.dtype)
 
 
@@ -93,7 +75,7 @@ def _surprise(logits: Array, labels: Array) -> Array:
 
 def _others(logits: Array, labels: Array) -> Array:
     """h_y' - h_y, with the label's own entry -inf."""
-    h = _widened(logits)
+    h = widened(logits)
     own = jax.nn.one_hot(labels, h.shape[-1], dtype=bool)
     h_y = jnp.take_along_axis(h, labels[..., None], axis=-1)
     return jnp.where(own, -jnp.inf, h - h_y)
@@ -144,9 +126,9 @@ def smooth_adversarial_comp_sum_loss(
     where = "smooth_adversarial_comp_sum_loss"
     if logits_adv.shape != logits_clean.shape:
         raise ValueError(f"{where}: logits_clean {logits_clean.shape} and logits_adv {logits_adv.shape} disagree")
-    _check_labels(where, logits_clean, labels)
-    clean = _phi_of_log(_surprise(_widened(logits_clean) / rho, labels), tau)
-    moved = _widened(logits_adv) - _widened(logits_clean)
+    check_labels(where, logits_clean, labels)
+    clean = _phi_of_log(_surprise(widened(logits_clean) / rho, labels), tau)
+    moved = widened(logits_adv) - widened(logits_clean)
     moved = moved - jnp.take_along_axis(moved, labels[..., None], axis=-1)
     # divided by its largest entry before squaring: no overflow, and no square root of 0 to differentiate
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(moved), axis=-1, keepdims=True))
@@ -189,7 +171,7 @@ def comp_sum_h_consistency(beta: Float[Array, "..."] | Number, *, tau: float, nu
     check_finite_number("tau", tau, low=0.0)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    b = _widened(jnp.asarray(beta, jnp.result_type(float, beta)))
+    b = widened(jnp.asarray(beta, jnp.result_type(float, beta)))
     tau, n = float(tau), int(num_classes)
     if tau >= 2:
         return b / ((tau - 1) * n ** (tau - 1))
@@ -230,7 +212,7 @@ def h_consistency_bound(regret: Float[Array, "..."] | Number, *, tau: float, num
     0.6
     """
     check_finite_number("regret", regret, low=0.0)
-    r = _widened(jnp.asarray(regret, jnp.result_type(float, regret)))
+    r = widened(jnp.asarray(regret, jnp.result_type(float, regret)))
 
     def halve(_, ends):
         low, high = ends
@@ -267,7 +249,7 @@ def comp_sum_conditional_minimum(cond_probs: Float[Array, "*points n"], *, tau: 
     0.8
     """
     check_finite_number("tau", tau, low=0.0)
-    p, tau = _widened(cond_probs), float(tau)
+    p, tau = widened(cond_probs), float(tau)
     if tau >= 2:
         return (1 - jnp.max(p, axis=-1)) / (tau - 1)
     if abs(tau - 1) < 1e-6:

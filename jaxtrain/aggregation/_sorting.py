@@ -41,6 +41,7 @@ def sort_rows(x: Array) -> list[Array]:
             partner = x[other]
             lower, upper = (m.reshape(-1, *[1] * (x.ndim - 1)) for m in (lower, upper))
             x = jnp.where(lower, jnp.minimum(x, partner), jnp.where(upper, jnp.maximum(x, partner), x))
+            x = jax.lax.optimization_barrier(x)  # fused, every layer would compute all before it anew
         return list(x)
     rows = list(x)
     for number, pairs in enumerate(_layers(n), 1):

@@ -88,14 +88,16 @@ def test_trimmed_mean_is_scipys(x64):
     np.testing.assert_allclose(trimmed_mean(jnp.asarray(x), num_byzantine=0), mean(jnp.asarray(x)), atol=1e-14)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 16, 33, 70])
+@pytest.mark.parametrize("n", [1, 3, 16, 70])
 def test_the_sorting_network_sorts(n):
     x = np.random.default_rng(n).normal(size=(n, 40)).astype(np.float32)
     x[: n // 3, :5] = 1.5  # ties
-    np.testing.assert_array_equal(np.stack(sort_rows(jnp.asarray(x))), np.sort(x, axis=0))
+    np.testing.assert_array_equal(np.stack(jax.jit(sort_rows)(jnp.asarray(x))), np.sort(x, axis=0))
+    if n == 70:  # compiled once is enough
+        return
     x[0, :3] = np.nan
     np.testing.assert_array_equal(
-        np.stack(jax.vmap(sort_rows, in_axes=1)(jnp.asarray(x))), np.sort(np.nan_to_num(x, nan=np.inf), 0)
+        np.stack(jax.jit(jax.vmap(sort_rows, in_axes=1))(jnp.asarray(x))), np.sort(np.nan_to_num(x, nan=np.inf), 0)
     )
 
 

@@ -42,6 +42,7 @@ def text() -> str:
             "",
             f"![{slug}](results/{slug}.png)",
         ]
+        details += ["", result["table"]] if "table" in result else []
     return "\n".join([*lines, *details]) + "\n"
 
 

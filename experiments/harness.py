@@ -244,16 +244,11 @@ def command(slug: str, *, smoke: bool = False, seeds: int | None = None) -> int:
     if smoke or seeds:
         print("(only tried: the committed result was not touched)")
         return 0
-    # a study may bring a table and a picture of its own
-    module = sys.modules.get(f"experiments.{discover()[slug].parent.name}.{slug}")
-    if hasattr(module, "table"):
-        result["table"] = module.table(result)
-        print(result["table"])
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{slug}.json").write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False) + "\n")
     from experiments._figures import draw
 
-    getattr(module, "draw", draw)(claim, result, RESULTS / f"{slug}.png")
+    draw(claim, result, RESULTS / f"{slug}.png")
     print(f"written: experiments/results/{slug}.json and .png")
     return 0
 

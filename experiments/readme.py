@@ -42,7 +42,6 @@ def text() -> str:
             "",
             f"![{slug}](results/{slug}.png)",
         ]
-        details += ["", result["table"]] if "table" in result else []
     return "\n".join([*lines, *details]) + "\n"
 
 

@@ -97,7 +97,7 @@ def geometric_median(stacked: Any, *, tolerance: Number = 1e-5, max_iters: int =
     r"""The geometric median of a stack, see :func:`geometric_median_weights`.
 
     While f < n/2 workers are arbitrary, it is no further from the others' mean than
-    :math:`\frac{2(n-f)}{n-2f} \max_i \|g_i - \bar g\|`. Rows further out than :data:`FAR` median distances count as
+    :math:`\frac{2(n-f)}{n-2f} \max_i \|g_i - \bar g\|`. Rows further out than 2²⁰ median distances count as
     lying there, in their direction (which moves the median by about a millionth of a distance); rows that are not finite are
     left out.
 

@@ -11,14 +11,30 @@ from jaxtrain.aggregation.coordinatewise import around_the_median
 from jaxtrain.core.tree import check_stack
 
 
-def _scores(distances: Float[Array, "n n"], neighbours: int) -> Float[Array, " n"]:
+def _scores(distances: Float[Array, "n n"], neighbours: int | Array) -> Float[Array, " n"]:
     """The sum of the smallest squared distances to others."""
-    others = jnp.where(jnp.eye(len(distances), dtype=bool), jnp.inf, distances)
-    return jnp.sum(jnp.sort(others, axis=1)[:, :neighbours], axis=1)
+    n = len(distances)
+    others = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
+    return jnp.sum(jnp.where(jnp.arange(n) < neighbours, jnp.sort(others, axis=1), 0), axis=1)
 
 
 def _smallest(scores: Float[Array, " n"], count: int) -> Int[Array, " count"]:
     return jax.lax.top_k(-scores, count)[1]
+
+
+def _one_by_one(distances: Float[Array, "n n"], f: int) -> Int[Array, " m"]:
+    """Krum, again and again among the workers that are left, until n − 2 f are taken."""
+    n = len(distances)
+
+    def take(left: Array, neighbours: Array) -> tuple[Array, Array]:
+        among = jnp.where(left[:, None] & left[None, :], distances, jnp.inf)
+        # however far those are that are left: those that are taken are further
+        scores = jnp.minimum(_scores(among, neighbours), jnp.finfo(distances.dtype).max)
+        best = jnp.argmin(jnp.where(left, scores, jnp.inf))
+        return left.at[best].set(False), best
+
+    neighbours = jnp.maximum(jnp.arange(n, 2 * f, -1) - f - 2, 1)
+    return jax.lax.scan(take, jnp.ones(n, bool), neighbours)[1]
 
 
 def krum_weights(gramian: Float[Array, "n n"], *, num_byzantine: int, num_selected: int = 1) -> Float[Array, " n"]:
@@ -140,13 +156,5 @@ def bulyan(stacked: Any, *, num_byzantine: int, selection: str = "krum") -> Any:
     if selection == "multi_krum":
         chosen = _smallest(_scores(distances, n - f - 2), n - 2 * f)
     else:
-        picked = []
-        left = jnp.ones(n, bool)
-        for remaining in range(n, 2 * f, -1):
-            # those taken are infinitely far, and are not taken again
-            among = jnp.where(left[:, None] & left[None, :], distances, jnp.inf)
-            scores = jnp.where(left, _scores(among, max(remaining - f - 2, 1)), jnp.nan)
-            picked.append(jnp.nanargmin(scores))
-            left = left.at[picked[-1]].set(False)
-        chosen = jnp.stack(picked)
+        chosen = _one_by_one(distances, f)
     return each_leaf(lambda x: around_the_median(x[chosen], n - 4 * f), stacked)

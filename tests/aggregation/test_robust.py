@@ -132,7 +132,7 @@ def test_multi_krum(x64):
     np.testing.assert_allclose(multi_krum(jnp.asarray(x), num_byzantine=F), GOLDEN["gas_multi_krum"], atol=1e-13)
 
 
-@pytest.mark.parametrize("n, f", [(7, 1), (12, 2), (11, 2), (5, 0)])
+@pytest.mark.parametrize("n, f", [(7, 1), (12, 2), (5, 0)])
 @pytest.mark.parametrize("selection", ["krum", "multi_krum"])
 def test_bulyan_is_the_papers(n, f, selection, x64):
     x = np.random.default_rng(n).normal(size=(n, 6)) * 3

@@ -138,9 +138,9 @@ def test_what_is_not_robust_says_so():
     broken = jnp.asarray(np.concatenate([good, np.full((1, D), np.nan, np.float32)]))
     assert np.isnan(np.asarray(mean(broken))).all()
     far = jnp.asarray(np.concatenate([good, np.full((1, D), 1e30, np.float32)]))
-    assert np.linalg.norm(np.asarray(mean(far))) > 1e28
+    assert np.max(np.abs(np.asarray(mean(far)))) > 1e28
     # long columns in the subspace are averaged as they are
-    assert np.linalg.norm(np.asarray(flag_aggregate(far, normalise=False)[0])) > 1e28
+    assert np.max(np.abs(np.asarray(flag_aggregate(far, normalise=False)[0]))) > 1e28
     # one bucket of three is spoiled
     spoiled = np.asarray(bucketing(jax.random.key(0), broken, bucket_size=4))
     assert np.isnan(spoiled).any(axis=1).sum() == 1

@@ -1,20 +1,30 @@
 """From a function of a stack of gradients to optax's aggregator protocol."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import optax
 from optax.experimental import aggregating
 
+from jaxtrain.core import Key, check_key
 
-def as_optax(aggregate: Callable[[Any], Any]) -> aggregating.Aggregator:
+
+class KeyState(NamedTuple):
+    """State of an aggregator that draws: the key of the next round."""
+
+    key: Key
+
+
+def as_optax(aggregate: Callable[..., Any], *, key: Key | None = None) -> aggregating.Aggregator:
     """Makes ``stacked -> tree`` an optax aggregator, for ``optax.experimental.aggregating.process``.
 
     Args:
-      aggregate: takes a pytree with a leading axis of gradients, gives one without.
+      aggregate: takes a pytree with a leading axis of gradients, gives one without. With a key: takes a key before it.
+      key: for a rule that draws (bucketing, gradient splitting); every round gets one of its own. ``None``: it draws nothing.
 
     Returns:
-      A pair ``(init, update)`` without state.
+      A pair ``(init, update)``; its state is empty, or the key.
 
     >>> import jax.numpy as jnp
     >>> from jaxtrain.aggregation import upgrad
@@ -24,9 +34,19 @@ def as_optax(aggregate: Callable[[Any], Any]) -> aggregating.Aggregator:
     >>> updates.tolist()
     [-0.5, -0.5]
     """
+    if key is None:
 
-    def update(updates, state, params=None, **extra_args):
+        def update(updates, state, params=None, **extra_args):
+            del params, extra_args
+            return aggregate(updates), state
+
+        return aggregating.Aggregator(lambda params: optax.EmptyState(), update)
+
+    check_key(key, where="as_optax")
+
+    def update_with_key(updates, state, params=None, **extra_args):
         del params, extra_args
-        return aggregate(updates), state
+        now, later = jax.random.split(state.key)
+        return aggregate(now, updates), KeyState(later)
 
-    return aggregating.Aggregator(lambda params: optax.EmptyState(), update)
+    return aggregating.Aggregator(lambda params: KeyState(key), update_with_key)

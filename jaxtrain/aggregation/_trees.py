@@ -1,10 +1,12 @@
 """Stacked trees: pytrees whose leaves have one leading axis of gradients."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jaxtrain.core.tree import check_stack
 
@@ -69,3 +71,116 @@ def scale_rows(stacked: Any, factors: Float[Array, " m"]) -> Any:
         return (x.astype(kind) * factors.astype(kind).reshape(-1, *[1] * (x.ndim - 1))).astype(x.dtype)
 
     return jax.tree.map(one, stacked)
+
+
+def each_leaf(rule: Callable[[Array], Array], stacked: Any) -> Any:
+    """Applied in single precision at least; leaves keep their dtype."""
+
+    def one(x: Array) -> Array:
+        return rule(x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+
+    return jax.tree.map(one, stacked)
+
+
+def combine(weights: Float[Array, "*k m"], stacked: Any) -> Any:
+    r""":math:`\sum_i w_i x_i` in the dtypes of the rows; a row without weight is not read, whatever it holds.
+
+    With a matrix of weights, one sum for each of its rows: a stack again.
+    """
+    used = jnp.any(weights != 0, axis=tuple(range(weights.ndim - 1)))
+
+    def one(x: Array) -> Array:
+        kind = jnp.promote_types(x.dtype, weights.dtype)
+        rows = jnp.where(used.reshape(-1, *[1] * (x.ndim - 1)), x.astype(kind), 0)
+        return jnp.tensordot(weights.astype(kind), rows, axes=1, precision=jax.lax.Precision.HIGHEST).astype(x.dtype)
+
+    return jax.tree.map(one, stacked)
+
+
+def largest_entries(stacked: Any) -> Float[Array, " m"]:
+    """The largest magnitude in each row; infinite where the row holds a NaN or an infinity."""
+
+    def largest(x: Array) -> Array:
+        return jnp.max(jnp.abs(_wide(x)).reshape(x.shape[0], -1), axis=1, initial=0.0)
+
+    top = jax.tree.reduce(jnp.maximum, jax.tree.map(largest, stacked))
+    return jnp.where(jnp.isfinite(top), top, jnp.inf)
+
+
+class Relative(NamedTuple):
+    """What :func:`relative_gramian` gives.
+
+    Attributes:
+      gramian: ``(m, m)``; a row and column of NaN for each row of the stack that is not finite.
+      middle: number of the row that the others are taken relative to.
+      factors: ``(m,)``, below 1 for rows that were drawn in, 0 for those that are not finite.
+    """
+
+    gramian: Float[Array, "m m"]
+    middle: Int[Array, ""]
+    factors: Float[Array, " m"]
+
+
+FAR = 2.0**20
+"""In units of the median distance: further out rows are drawn in, so that no square overflows or drowns the others."""
+
+
+def relative_gramian(stacked: Any) -> Relative:
+    """The Gramian of the differences to a row of median size, in units of their median size.
+
+    What depends on distances only is the same for it, but now single precision suffices: neither does a part that all
+    rows share cancel (models that differ in their fourth digit), nor does a row of 1e30 overflow: rows further than
+    :data:`FAR` units are drawn in to that distance, in their direction. While fewer than half of the rows are arbitrary, row and unit
+    lie within what the others span.
+    """
+    top = largest_entries(stacked)
+    m = top.shape[0]
+    middle = jnp.argsort(top)[(m - 1) // 2]
+    sound = jnp.isfinite(top[middle])
+    differences = jax.tree.map(lambda x: _wide(x) - jnp.where(sound, _wide(x[middle]), 0), stacked)
+    size = largest_entries(differences)
+    finite = jnp.isfinite(size)
+    half = jnp.sort(size)[m // 2]
+    # where most rows agree, the largest finite difference is the unit
+    unit = jnp.where((half > 0) & jnp.isfinite(half), half, jnp.max(jnp.where(finite, size, 0)))
+    _, exponent = jnp.frexp(jnp.where(unit > 0, unit, 1.0))
+    unit = jnp.ldexp(jnp.ones_like(unit), jnp.clip(exponent, -120, 120))
+    factors = jnp.where(finite, jnp.minimum(1.0, FAR * (unit / jnp.where(size > 0, size, 1))), 0)
+    scaled = jax.tree.map(
+        lambda x: jnp.where(
+            finite.reshape(-1, *[1] * (x.ndim - 1)),
+            x * (1 / unit).astype(x.dtype) * factors.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1)),
+            jnp.nan,
+        ),
+        differences,
+    )
+    return Relative(gramian(scaled), middle, factors)
+
+
+def squared_distances(gramian: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    r""":math:`\|g_i - g_j\|^2` from inner products; infinite from and to rows whose inner products are not finite.
+
+    What is within rounding of zero is zero: equal rows are at no distance, in whatever order a matrix product sums.
+
+    >>> squared_distances(jnp.array([[1.0, 0.0], [0.0, 4.0]])).tolist()
+    [[0.0, 5.0], [5.0, 0.0]]
+    """
+    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not gramian.shape[0]:
+        raise ValueError(f"a Gramian is a square matrix of inner products, got shape {gramian.shape}")
+    g = _wide(gramian)
+    lengths = jnp.diagonal(g)
+    both = lengths[:, None] + lengths[None, :]
+    found = both - 2 * g
+    found = jnp.where(found <= 32 * jnp.finfo(g.dtype).eps * both, 0, found)
+    found = jnp.where(jnp.eye(len(g), dtype=bool) & jnp.isfinite(lengths), 0, found)
+    return jnp.where(jnp.isfinite(found), found, jnp.inf)
+
+
+def check_byzantine(n: int, f: int, *, where: str, needed: int, formula: str) -> None:
+    """Raises unless f Byzantine among n workers are what a rule can bear."""
+    if isinstance(f, bool) or not isinstance(f, int | np.integer):
+        raise TypeError(f"{where}: num_byzantine is a number of workers, a Python int, got {type(f).__name__}")
+    if f < 0:
+        raise ValueError(f"{where}: num_byzantine must be at least 0, got {f}")
+    if n < needed:
+        raise ValueError(f"{where} needs n ≥ {formula} workers, {needed} for f = {f} Byzantine ones, got n = {n}")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number
+from jaxtrain.core import Key, Number, check_finite_number, check_key
 from jaxtrain.core.tree import check_stack
 
 
@@ -66,6 +66,66 @@ def ipm_attack(good_updates: Any, *, epsilon: Number = 0.1) -> Any:
     """
     check_stack(good_updates, where="ipm_attack")
     return jax.tree.map(lambda g: (-epsilon * jnp.mean(g, axis=0)).astype(g.dtype), good_updates)
+
+
+def mimic_attack(good_updates: Any, *, target: Number = 0) -> Any:
+    """Every Byzantine worker sends what one good worker sends, round after round: that worker's data counts for more.
+
+    It can be told from nothing, and hurts where the workers' data differ and a rule trusts agreement.
+
+    Args:
+      good_updates: pytree, every leaf ``(n, ...)``.
+      target: number of the good worker, from 0 to n − 1; may be traced.
+
+    Returns:
+      The tree without the leading axis.
+
+    Raises:
+      ValueError: there is no such worker.
+
+    Source: Karimireddy, He & Jaggi 2022, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing",
+    arXiv 2006.09365.
+
+    >>> mimic_attack(jnp.array([[1.0], [3.0]]), target=1).tolist()
+    [3.0]
+    """
+    good = check_stack(good_updates, where="mimic_attack")
+    check_finite_number("target", target, low=0, high=good - 1)
+    return jax.tree.map(lambda g: g[target], good_updates)
+
+
+def gaussian_attack(key: Key, good_updates: Any, *, num_byzantine: int, mu: Number = 0.0, sigma: Number = 1.0) -> Any:
+    r"""Noise: every Byzantine worker sends its own draw of :math:`\mathcal N(\mu, \sigma^2 I)`.
+
+    Args:
+      key: decides the draws.
+      good_updates: pytree, every leaf ``(n, ...)``; only shapes and dtypes matter.
+      num_byzantine: number of draws, ≥ 1.
+      mu: mean; may be traced.
+      sigma: standard deviation, ≥ 0; may be traced.
+
+    Returns:
+      A stack, every leaf ``(num_byzantine, ...)``.
+
+    Raises:
+      ValueError: ``num_byzantine`` below 1, a negative or infinite number.
+
+    >>> gaussian_attack(jax.random.key(0), jnp.zeros((3, 2)), num_byzantine=4, mu=2.0, sigma=0.0).tolist()[0]
+    [2.0, 2.0]
+    """
+    check_key(key, where="gaussian_attack")
+    check_stack(good_updates, where="gaussian_attack")
+    check_finite_number("mu", mu)
+    check_finite_number("sigma", sigma, low=0.0)
+    if num_byzantine < 1:
+        raise ValueError(f"gaussian_attack: num_byzantine must be at least 1, got {num_byzantine}")
+    leaves, structure = jax.tree.flatten(good_updates)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        (mu + sigma * jax.random.normal(k, (num_byzantine, *x.shape[1:]), x.dtype)).astype(x.dtype)
+        for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
 
 
 def bit_flip_attack(update: Any) -> Any:

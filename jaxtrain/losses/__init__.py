@@ -8,6 +8,7 @@ from jaxtrain.losses.comp_sum import (
     h_consistency_bound,
     smooth_adversarial_comp_sum_loss,
 )
+from jaxtrain.losses.distillation import kd_loss
 
 __all__ = [
     "comp_sum_conditional_minimum",
@@ -15,5 +16,6 @@ __all__ = [
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
     "h_consistency_bound",
+    "kd_loss",
     "smooth_adversarial_comp_sum_loss",
 ]

@@ -8,24 +8,20 @@ import numpy as np
 import optax
 
 from experiments import supervised as s
+from experiments.averaging._runs import best, each, once
 from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import averaged_params, params_ema, scale_ema_decay, scale_hyperparameters
 
 TRAIN, SIZES = 512, (64, 64, 10)
 BASE_BATCH, BASE_DECAY, EPOCHS = 32, 0.98, 40
 RATES = (0.01, 0.02, 0.05)
+KAPPAS, HOW = {"quarter": 0.25, "eight": 8}, ("base", "rule", "kept")
 LABELLED, PSEUDO_BATCH, PSEUDO_EPOCHS, PSEUDO_KAPPA = 60, 16, 60, 8
 
 
-def _hyper(rate, batch, kappa, *, scaled):
-    found = scale_hyperparameters(learning_rate=rate, batch_size=batch, ema_decay=BASE_DECAY, kappa=kappa)
-    return int(found["batch_size"]), found["learning_rate"], found["ema_decay"] if scaled else BASE_DECAY
-
-
-def _average_losses(key, rate, kappa, *, scaled, epochs, validation):
+def _average_losses(key, rate, decay, *, batch, epochs, validation):
     """The held-out loss of the average after every epoch; the orders of the examples are those of the key alone."""
     data = s.digits(TRAIN, validation=validation)
-    batch, rate, decay = _hyper(rate, BASE_BATCH, kappa, scaled=scaled)
     tx = optax.chain(optax.sgd(rate), params_ema(decay, debias=False))
 
     def record(state):
@@ -35,35 +31,9 @@ def _average_losses(key, rate, kappa, *, scaled, epochs, validation):
     return s.train(key, tx, data, init=init, epochs=epochs, batch_size=batch, record=record)[1]
 
 
-def _rate(epochs, smoke):
-    def final(key, rate):
-        return _average_losses(key, rate, 1, scaled=True, epochs=epochs, validation=True)[-1]
-
-    return s.best(final, RATES[:1] if smoke else RATES)
-
-
-def _trajectory(keys, smoke, *, kappa, scaled):
-    epochs = 4 if smoke else EPOCHS
-    rate = _rate(epochs, smoke)
-
-    def measure(key):
-        run = functools.partial(_average_losses, key, rate, epochs=epochs, validation=False)
-        base, other = run(1, scaled=True), run(kappa, scaled=scaled)
-        gap = jnp.abs(jnp.log(other / base))
-        return {
-            "largest_gap": gap.max(),
-            "gap_curve": gap,
-            "final_loss": other[-1],
-            "learning_rate": jnp.asarray(rate),
-        }
-
-    return jax.jit(jax.vmap(measure))(keys)
-
-
-def _pseudo_labels(key, rate, kappa, *, scaled, epochs, validation):
+def _pseudo_labels(key, rate, decay, *, batch, epochs, validation):
     """Test accuracy of the average, whose labels train the model on unlabelled images."""
     data = s.digits(TRAIN, validation=validation)
-    batch, rate, decay = _hyper(rate, PSEUDO_BATCH, kappa, scaled=scaled)
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     tx = optax.chain(optax.sgd(rate), params_ema(decay, debias=False))
     start, first, batches = jax.random.split(key, 3)
@@ -92,17 +62,59 @@ def _pseudo_labels(key, rate, kappa, *, scaled, epochs, validation):
     return s.accuracy(averaged_params(state, params), data.held_x, data.held_y)
 
 
-def _pseudo(keys, smoke, *, kappa, scaled):
+def _scaled(rate, batch, kappa):
+    """What the rule makes of the base run, and the decay left as it is."""
+    found = scale_hyperparameters(learning_rate=rate, batch_size=batch, ema_decay=BASE_DECAY, kappa=kappa)
+    return int(found["batch_size"]), found["learning_rate"], {"rule": found["ema_decay"], "kept": BASE_DECAY}
+
+
+@once
+def _trajectories(keys, smoke):
+    epochs = 4 if smoke else EPOCHS
+
+    def run(batch, validation=False):
+        return jax.jit(functools.partial(_average_losses, batch=batch, epochs=epochs, validation=validation))
+
+    tuned = run(BASE_BATCH, validation=True)
+    rate = best(lambda key, rate: tuned(key, rate, BASE_DECAY)[-1], RATES, smoke=smoke)
+    base = each(run(BASE_BATCH), keys, rate, BASE_DECAY)
+    arms = {}
+    for name, kappa in KAPPAS.items():
+        batch, scaled_rate, decays = _scaled(rate, BASE_BATCH, kappa)
+        other = run(batch)
+        for how, decay in decays.items():
+            losses = each(other, keys, scaled_rate, decay)
+            gap = np.abs(np.log(losses / base))
+            arms[f"{name}_{how}"] = {
+                "largest_gap": gap.max(axis=1),
+                "gap_curve": gap,
+                "final_loss": losses[:, -1],
+                "learning_rate": np.full(len(keys), rate),
+            }
+    return arms
+
+
+@once
+def _pseudo(keys, smoke):
     epochs = 4 if smoke else PSEUDO_EPOCHS
 
-    def error(key, rate):
-        return 1 - _pseudo_labels(key, rate, 1, scaled=True, epochs=epochs, validation=True)
+    def run(batch, validation=False):
+        return jax.jit(functools.partial(_pseudo_labels, batch=batch, epochs=epochs, validation=validation))
 
-    rate = s.best(error, RATES[:1] if smoke else RATES)
-    run = functools.partial(_pseudo_labels, scaled=scaled, epochs=epochs, validation=False)
-    return jax.jit(
-        jax.vmap(lambda key: {"pseudo_accuracy": run(key, rate, kappa), "learning_rate": jnp.asarray(rate)})
-    )(keys)
+    tuned = run(PSEUDO_BATCH, validation=True)
+    rate = best(lambda key, rate: 1 - tuned(key, rate, BASE_DECAY), RATES, smoke=smoke)
+    found = {"base": each(run(PSEUDO_BATCH), keys, rate, BASE_DECAY)}
+    batch, scaled_rate, decays = _scaled(rate, PSEUDO_BATCH, PSEUDO_KAPPA)
+    large = run(batch)
+    found |= {how: each(large, keys, scaled_rate, decay) for how, decay in decays.items()}
+    return {
+        f"pseudo_{how}": {"pseudo_accuracy": accuracy, "learning_rate": np.full(len(keys), rate)}
+        for how, accuracy in found.items()
+    }
+
+
+def _arm(keys, smoke, *, name):
+    return (_pseudo if name.startswith("pseudo") else _trajectories)(keys, smoke)[name]
 
 
 def _coincide(arm, kappa):
@@ -142,13 +154,8 @@ CLAIM = Claim(
     tuning="the base learning rate from 0.01, 0.02, 0.05 by the final loss (accuracy for pseudo-labels) of the base batch "
     "size over 3 other seeds on a quarter of the training images held out; everything else follows from the rule",
     arms={
-        "quarter_rule": functools.partial(_trajectory, kappa=0.25, scaled=True),
-        "quarter_kept": functools.partial(_trajectory, kappa=0.25, scaled=False),
-        "eight_rule": functools.partial(_trajectory, kappa=8, scaled=True),
-        "eight_kept": functools.partial(_trajectory, kappa=8, scaled=False),
-        "pseudo_base": functools.partial(_pseudo, kappa=1, scaled=True),
-        "pseudo_rule": functools.partial(_pseudo, kappa=PSEUDO_KAPPA, scaled=True),
-        "pseudo_kept": functools.partial(_pseudo, kappa=PSEUDO_KAPPA, scaled=False),
+        name: functools.partial(_arm, name=name)
+        for name in (*(f"{k}_{how}" for k in KAPPAS for how in ("rule", "kept")), *(f"pseudo_{how}" for how in HOW))
     },
     comparisons=(
         *_coincide("quarter_rule", "a quarter"),

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from experiments import supervised as s
+from experiments.averaging._runs import best, each, once
 from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import annealed_ema, averaged_params
 from jaxtrain.studies import behavior_cloning_loss, rollout_return
@@ -83,27 +84,33 @@ def _run(key, rate, *, batch, steps):
     return jax.lax.scan(checkpoint, carry, jax.random.split(last, CHECKPOINTS))[1]
 
 
-def _arm(keys, smoke, *, averaged, batch):
+@once
+def _arms(keys, smoke):
     steps = 1010 if smoke else STEPS
+    found = {}
+    for batch in (BATCH, None):
+        run = jax.jit(functools.partial(_run, batch=batch, steps=steps))
 
-    def unrewarded(key, rate):
-        return 1 - _run(key, rate, batch=batch, steps=steps)[averaged][0].mean()
+        def unrewarded(key, rate, run=run):
+            return {i: 1 - run(key, rate)[i][0].mean() for i in (0, 1)}
 
-    rate = s.best(unrewarded, RATES[1:2] if smoke else RATES, seeds=1 if smoke else 3)
+        rates = best(unrewarded, RATES, smoke=smoke)
+        for averaged, rate in rates.items():
+            both = each(run, keys, rate)
+            returns, losses = both[averaged]
+            found[batch, averaged] = {
+                "return_curve": returns,
+                "std_of_return": returns.std(axis=1),
+                "mean_return": returns.mean(axis=1),
+                "cloning_loss": losses.mean(axis=1),
+                "loss_gap_to_live": np.abs(np.log(both[0][1].mean(axis=1) / losses.mean(axis=1))),
+                "learning_rate": np.full(len(keys), rate),
+            }
+    return found
 
-    def measure(key):
-        found = _run(key, rate, batch=batch, steps=steps)
-        returns, losses = found[averaged]
-        return {
-            "return_curve": returns,
-            "std_of_return": jnp.std(returns),
-            "mean_return": returns.mean(),
-            "cloning_loss": losses.mean(),
-            "loss_gap_to_live": jnp.abs(jnp.log(found[0][1].mean() / losses.mean())),
-            "learning_rate": jnp.asarray(rate),
-        }
 
-    return jax.jit(jax.vmap(measure))(keys)
+def _arm(keys, smoke, *, averaged, batch):
+    return _arms(keys, smoke)[batch, averaged]
 
 
 CLAIM = Claim(

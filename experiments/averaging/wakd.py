@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from experiments import supervised as s
+from experiments.averaging._runs import best, each, once
 from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import (
     Best,
@@ -66,11 +67,10 @@ def _teacher(unseen):
     return averaged_params(state.opt_state, state.params)
 
 
-def _students(key, rate, unseen, segments):
-    """One run of distillation; the student as it is and its averages."""
-    data, _ = _domains(unseen)
-    x, held_x, held_y = jnp.asarray(data.x), jnp.asarray(data.held_x), jnp.asarray(data.held_y)
-    soft, held_soft = s.logits(_teacher(unseen), x), s.logits(_teacher(unseen), held_x)
+def _students(key, rate, data, test, teacher, *, segments):
+    """One run of distillation; accuracies of the student as it is and of its averages, on seen and unseen domains."""
+    x, held_x, held_y = data.x, data.held_x, data.held_y
+    soft, held_soft = s.logits(teacher, x), s.logits(teacher, held_x)
     tx = optax.chain(optax.adam(rate), uniform_average(int(BURN_IN * segments * LENGTH)), swad())
     start, batches = jax.random.split(key)
 
@@ -93,39 +93,41 @@ def _students(key, rate, unseen, segments):
     params = s.mlp(start, STUDENT)
     carry = (params, tx.init(params), Best(params, jnp.array(-jnp.inf)))
     (params, state, best), _ = jax.lax.scan(segment, carry, jax.random.split(batches, segments))
-    return {
+    students = {
         "kd": params,
         "wakd": averaged_params(state, params, kind=SwaState),
         "sma": best.params,
         "swad": averaged_params(state, params, kind=SwadState),
     }
+    return {
+        name: {"seen": s.accuracy(p, held_x, held_y), "unseen": s.accuracy(p, *test)} for name, p in students.items()
+    }
+
+
+@once
+def _arms(keys, smoke):
+    unseen = UNSEEN[:1] if smoke else UNSEEN
+    run = jax.jit(functools.partial(_students, segments=4 if smoke else SEGMENTS))
+    given = {angle: (*_domains(angle), _teacher(angle)) for angle in unseen}
+
+    def errors(key, rate):
+        found = [run(key, rate, *given[angle]) for angle in unseen]
+        return {name: 1 - sum(f[name]["seen"] for f in found) / len(found) for name in AVERAGES}
+
+    arms = {}
+    rates = best(errors, RATES, smoke=smoke)
+    all_runs = {rate: {angle: each(run, keys, rate, *given[angle]) for angle in unseen} for rate in set(rates.values())}
+    for name, rate in rates.items():
+        found = all_runs[rate]
+        arms[name] = {f"unseen_{angle}": found[angle][name]["unseen"] for angle in unseen}
+        arms[name] |= {f"seen_without_{angle}": found[angle][name]["seen"] for angle in unseen}
+        arms[name]["unseen_accuracy"] = np.mean([found[angle][name]["unseen"] for angle in unseen], axis=0)
+        arms[name]["learning_rate"] = np.full(len(keys), rate)
+    return arms
 
 
 def _arm(keys, smoke, *, average):
-    segments = 4 if smoke else SEGMENTS
-    unseen = UNSEEN[:1] if smoke else UNSEEN
-    for angle in unseen:
-        _teacher(angle)  # not while tracing
-
-    def validation_error(key, rate):
-        errors = []
-        for angle in unseen:
-            data, _ = _domains(angle)
-            errors.append(1 - s.accuracy(_students(key, rate, angle, segments)[average], data.held_x, data.held_y))
-        return jnp.mean(jnp.stack(errors))
-
-    rate = s.best(validation_error, RATES[1:2] if smoke else RATES, seeds=1 if smoke else 3)
-
-    def measure(key):
-        found = {"learning_rate": jnp.asarray(rate)}
-        for angle in unseen:
-            student = _students(key, rate, angle, segments)[average]
-            data, (test_x, test_y) = _domains(angle)
-            found[f"unseen_{angle}"] = s.accuracy(student, test_x, test_y)
-            found[f"seen_without_{angle}"] = s.accuracy(student, data.held_x, data.held_y)
-        return found | {"unseen_accuracy": jnp.mean(jnp.stack([found[f"unseen_{a}"] for a in unseen]))}
-
-    return jax.jit(jax.vmap(measure))(keys)
+    return _arms(keys, smoke)[average]
 
 
 def _higher(name, baseline, margin):

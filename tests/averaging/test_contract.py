@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from jaxtrain.averaging import annealed_ema, lawa, params_ema, power_function_ema, swa, swad, switch_ema
+from jaxtrain.averaging import lawa, params_ema, power_function_ema, swa, swad, switch_ema
 from jaxtrain.testing import check_gradient_transformation
 
 
@@ -16,7 +16,7 @@ def chain_with_switch_ema(learning_rate, decay, switch_every):
 
 
 def chain_with_ema(learning_rate, decay):
-    return optax.chain(optax.sgd(learning_rate), params_ema(decay), annealed_ema(decay))
+    return optax.chain(optax.sgd(learning_rate), params_ema(decay))
 
 
 def chain_with_power_ema(learning_rate, std):

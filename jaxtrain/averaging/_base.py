@@ -81,7 +81,7 @@ def _values(average: Any, structure: Any, live: list[Array]) -> list[list[Any]]:
         eval_params = optax.contrib.schedule_free_eval_params
         return [
             [
-                None if isinstance(z, optax.MaskedNode) else eval_params(average._replace(z=z), y)
+                None if isinstance(z, optax.MaskedNode) else eval_params(average._replace(z=z), y).astype(y.dtype)
                 for z, y in zip(parts, live, strict=True)
             ]
         ]

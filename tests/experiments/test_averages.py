@@ -1,6 +1,4 @@
-"""The comparison of averages: flatness against a whole Hessian, and pages that are what the result says."""
-
-import json
+"""The comparison of averages: flatness against a whole Hessian, and every average read."""
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +35,3 @@ def test_every_run_is_read_to_the_last_average():
         assert trace[0].shape == (len(run.readers), averages.CHECKPOINTS)
         count += len(run.readers)
     assert count == 14
-
-
-def test_the_page_is_what_the_result_says():
-    result = json.loads((averages.RESULTS / "averages.json").read_text(encoding="utf-8"))
-    assert (averages.RESULTS / "averages.md").read_text(encoding="utf-8") == averages.table(result)
-    for found in result["problems"].values():
-        assert all(np.shape(v["curve"]) == (found["seeds"], averages.CHECKPOINTS) for v in found["found"].values())
-        assert all(np.all(np.isfinite(v["sharpness"])) for v in found["found"].values())

@@ -17,6 +17,7 @@ STAGES = {
     "gradients",
     "initializers",
     "losses",
+    "models",
     "optimizers",
     "sampling",
     "schedules",

@@ -8,14 +8,8 @@ from jaxtrain.losses.comp_sum import (
     h_consistency_bound,
     smooth_adversarial_comp_sum_loss,
 )
-from jaxtrain.losses.saf import (
-    LogitsMemory,
-    LogitsMemoryFns,
-    logits_memory,
-    mesa_loss,
-    saf_loss,
-    saf_trajectory_loss,
-)
+from jaxtrain.losses.distillation import kd_loss
+from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.trades import trades_loss
 
 __all__ = [
@@ -26,6 +20,7 @@ __all__ = [
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
     "h_consistency_bound",
+    "kd_loss",
     "logits_memory",
     "mesa_loss",
     "saf_loss",

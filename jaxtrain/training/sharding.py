@@ -114,7 +114,11 @@ def _like_params(state: Any, params: Any, specs: Any) -> Any:
     flat_specs = jax.tree.leaves(specs, is_leaf=_is_spec)
 
     def of_leaf(leaf: Any, like: Any, spec: PartitionSpec) -> PartitionSpec:
-        return spec if getattr(leaf, "shape", None) == like.shape else PartitionSpec()
+        shape = getattr(leaf, "shape", None)
+        if shape == like.shape:
+            return spec
+        # several of them on a leading axis, such as a ring of past parameters
+        return PartitionSpec(None, *spec) if shape is not None and shape[1:] == like.shape else PartitionSpec()
 
     def walk(node: Any) -> Any:
         try:
@@ -141,7 +145,7 @@ def state_shardings(mesh: Mesh, rules: Sequence[Rule], abstract: TrainState, *, 
 
     The parameters follow the rules. The state of the optimizer and of the averages follows the parameters by the
     structure of its trees, whatever the chain: what has the parameters' structure (up to leaves masked out) and shapes
-    lies as they do, all else is replicated, as are model state, step and key.
+    lies as they do, also behind a leading axis; all else is replicated, as are model state, step and key.
 
     Args:
       mesh: from :func:`make_mesh`.

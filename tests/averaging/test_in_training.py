@@ -8,7 +8,18 @@ import pytest
 from flax import linen, nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxtrain.averaging import SwaState, SwitchEmaState, averaged_params, recompute_batch_stats, swa, switch_ema
+from jaxtrain.averaging import (
+    SwaState,
+    SwitchEmaState,
+    averaged_params,
+    lawa,
+    power_function_ema,
+    recompute_batch_stats,
+    swa,
+    swad,
+    switch_ema,
+)
+from jaxtrain.training import create_state
 from jaxtrain.training.adapters import from_linen, from_nnx
 
 
@@ -106,6 +117,22 @@ def test_averages_lie_where_the_parameters_lie():
         average = averaged_params(state, params, kind=kind)
         assert average.sharding.is_equivalent_to(sharding, 1)
         np.testing.assert_array_equal(average, averaged_params(other, alone, kind=kind))  # elementwise: no sums
+
+
+def test_rules_for_parameters_lay_out_their_averages():
+    """By jaxtrain.training's rules: several averages, a ring of past models and the models of SWAD."""
+    from jaxtrain.training.sharding import make_mesh, state_shardings
+
+    mesh = make_mesh(fsdp=8)
+    split, whole = PartitionSpec(None, "fsdp"), PartitionSpec()
+    tx = optax.chain(optax.adam(0.1), power_function_ema([0.05, 0.1]), lawa(3), swad(2))
+    params = {"kernel": jnp.zeros((3, 16)), "bias": jnp.zeros(5)}
+    abstract = jax.eval_shape(lambda: create_state(params, tx, jax.random.key(0)))
+    _, power, ring, valley = state_shardings(mesh, [("kernel", split)], abstract).opt_state
+    for tree in (*power.averages, valley.segment, valley.average, *valley.prefixes):
+        assert (tree["kernel"].spec, tree["bias"].spec) == (split, whole)
+    assert (ring.ring["kernel"].spec, ring.ring["bias"].spec[1:]) == (PartitionSpec(None, None, "fsdp"), ())
+    assert ring.count.spec == valley.losses.spec == whole
 
 
 def test_switching_half_precision_parameters():

@@ -1,0 +1,21 @@
+"""The small layers that methods need, as functions of arrays: they fit Linen, NNX and bare functions alike."""
+
+from jaxtrain.models.magnitude_preserving import (
+    forced_weight_normalization,
+    mp_cat,
+    mp_dense,
+    mp_normalize,
+    mp_silu,
+    mp_sum,
+    mp_weight,
+)
+
+__all__ = [
+    "forced_weight_normalization",
+    "mp_cat",
+    "mp_dense",
+    "mp_normalize",
+    "mp_silu",
+    "mp_sum",
+    "mp_weight",
+]

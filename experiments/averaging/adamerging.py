@@ -85,7 +85,6 @@ def _all(keys, smoke):
         found["own_models"] = {
             "mean_accuracy": jnp.mean(own),
             "worst_task_accuracy": jnp.min(own),
-            "learning_rate": rate,
         }
         found["layer_wise"] |= {"rank_correlation": rank, "last_entropy": layer_losses[-1]}
         return found

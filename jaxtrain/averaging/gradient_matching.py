@@ -131,7 +131,7 @@ def fisher_average(stacked: Params, fishers: Params, weights: Any = 1.0, *, prio
 
     def of_leaf(x: Array, fisher: Array) -> Array:
         w = along_members(weights, x)
-        precision = w * (fisher + prior).astype(w.dtype)
+        precision = w * (fisher.astype(w.dtype) + prior)
         precision = jnp.where(jnp.sum(precision, axis=0) > 0, precision, w)
         return (jnp.sum(precision * wide(x), axis=0) / jnp.sum(precision, axis=0)).astype(x.dtype)
 
@@ -188,7 +188,7 @@ def merge_gradient_matching(
 
     def of_leaf(b: Array, delta: Array, h: Array, h0: Array) -> Array:
         a = along_members(alphas, delta)
-        h, h0 = h.astype(delta.dtype), (h0 + prior).astype(delta.dtype)
+        h, h0 = h.astype(delta.dtype), h0.astype(delta.dtype) + prior
         joint = h0 + jnp.sum(a * h, axis=0)
         flat = (h0 == 0) & jnp.all(h == 0, axis=0)
         factor = jnp.where(joint > 0, (h0 + h) / jnp.where(joint > 0, joint, 1), flat.astype(delta.dtype))

@@ -126,17 +126,18 @@ def ties_trim(vectors: Params, *, keep: Number = 0.2, granularity: str = "global
     if granularity not in _GRANULARITIES:
         raise ValueError(f"granularity must be one of {_GRANULARITIES}, got {granularity!r}")
     check_finite_number("keep", keep, low=0.0, high=1.0)
-    if not isinstance(keep, jax.core.Tracer) and keep == 0:
+    traced = isinstance(keep, jax.core.Tracer)
+    if not traced and float(keep) == 0:
         raise ValueError("keep must be above 0: nothing would be left of the task vectors")
 
     def trim(leaves: list[Array]) -> list[Array]:
         total = sum(x.size // count for x in leaves)
         if total == 0:
             return leaves
-        if isinstance(keep, jax.core.Tracer):
+        if traced:
             number = jnp.clip(jnp.floor(keep * total).astype(jnp.int32), 1, total)
         else:
-            number = jnp.asarray(min(max(int(keep * total), 1), total), jnp.int32)
+            number = jnp.asarray(min(max(int(float(keep) * total), 1), total), jnp.int32)
         bits = [_magnitude_bits(x, jnp.result_type(*leaves)) for x in leaves]
         threshold = _largest_with(bits, number, total)
         return [

@@ -181,6 +181,15 @@ def test_dtypes():
         assert {m.dtype for m in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_a_prior_is_not_lost_in_half_precision():
+    models = jnp.array([1.0, 2.0])
+    fishers = jnp.array([256.0, 0.0], jnp.bfloat16)  # 256.5 is no bfloat16
+    np.testing.assert_allclose(fisher_average(models, fishers, prior=0.5), 1 + 0.5 / 257, rtol=1e-6)
+    base_hessian = jnp.array(256.0, jnp.bfloat16)
+    got = merge(models[1:], jnp.array(0.0), fishers[:1], base_hessian, alphas=0.5, prior=0.5)
+    np.testing.assert_allclose(got, 2 * 0.5 * 512.5 / 384.5, rtol=1e-6)
+
+
 def test_keep_the_laws_of_aggregators():
     def base(stacked):
         return jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), stacked)

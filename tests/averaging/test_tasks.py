@@ -102,6 +102,9 @@ def test_trimming_keeps_the_largest_of_any_size():
     # a traced share: one program for a grid; in float32 37 of 100 and 0.37 mean the same
     grid = jax.jit(jax.vmap(lambda k: jnp.sum(ties_trim(jnp.asarray(x[:, :100]), keep=k) != 0, axis=1)))
     assert grid(jnp.array([0.01, 0.375, 1.0])).tolist() == [[1] * 3, [37] * 3, [100] * 3]
+    # a share that is an array but not traced, inside a traced function
+    share = jnp.float32(0.5)
+    assert jax.jit(lambda v: ties_trim(v, keep=share))(jnp.array([[1.0, 2.0]])).tolist() == [[0.0, 2.0]]
     # equal magnitudes stay together; of a leaf at least one entry stays
     assert ties_trim(jnp.array([[1.0, -1.0, 0.5, 1.0]]), keep=0.5).tolist() == [[1.0, -1.0, 0.0, 1.0]]
     leaves = ties_trim({"a": jnp.array([[1.0, 2.0]]), "b": jnp.array([0.1])}, keep=0.4, granularity="leaf")

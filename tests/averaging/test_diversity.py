@@ -92,6 +92,7 @@ def test_locality_falls_with_the_square_of_the_distance(x64):
     rng = np.random.default_rng(1)
     centre, spread, x = rng.normal(size=5), rng.normal(size=(3, 4, 5)), rng.normal(size=(20, 5))
 
+    @jax.jit
     def parts(scale):
         weights = jnp.asarray(centre + scale * spread)
         f = lambda w: jnp.tanh(jnp.asarray(x) @ w)  # noqa: E731

@@ -193,8 +193,8 @@ def test_keep_the_laws_of_aggregators():
     check_aggregator(jax.jit(soup), linear_under_scaling=True)
     # one cosine for the whole tree: cutting a matrix into leaves does not matter
     check_aggregator(jax.jit(lambda x: stock(x, zero(x), granularity="global")))
-    check_aggregator(jax.jit(lambda x: stock(x, zero(x))), laws=["dtype", "permutation", "vmap"])
-    check_aggregator(jax.jit(lambda x: greedy_soup(x, size)[0]))
+    check_aggregator(jax.jit(lambda x: stock(x, zero(x))), laws=["shape", "dtype"])
+    check_aggregator(jax.jit(lambda x: greedy_soup(x, size)[0]), laws=["shape", "dtype", "vmap", "bad_input"])
 
 
 def test_half_precision_is_averaged_in_float32():

@@ -60,13 +60,15 @@ def _all(keys, smoke):
             coeffs, losses = adamerging_fit(fit, vectors, base, apply, tests, granularity=granularity, steps=steps)
             return merge_task_vectors(vectors, base, coeffs), losses
 
+        some = [x[:300] for x in tests]
+
         def both(coeffs):
             """Entropy, which needs no labels, and cross-entropy, for coefficients drawn at random."""
             body = merge_task_vectors(vectors, base, coeffs)
-            entropy = adamerging_loss(coeffs, vectors, base, apply, tests)
-            return entropy, sum(s.cross_entropy([*body, head], x, data.held_y) for x in tests)
+            entropy = adamerging_loss(coeffs, vectors, base, apply, some)
+            return entropy, sum(s.cross_entropy([*body, head], x, data.held_y[:300]) for x in some)
 
-        entropy, cross_entropy = jax.lax.map(both, jax.random.uniform(draw, (32, TASKS)))
+        entropy, cross_entropy = jax.lax.map(both, jax.random.uniform(draw, (16, TASKS)))
         rank = jnp.corrcoef(rankdata(entropy), rankdata(cross_entropy))[0, 1]
         layer, layer_losses = learnt("layer")
         task, _ = learnt("task")
@@ -89,7 +91,7 @@ def _all(keys, smoke):
         found["layer_wise"] |= {"rank_correlation": rank, "last_entropy": layer_losses[-1]}
         return found
 
-    return jax.jit(lambda k: jax.lax.map(measure, k))(keys)
+    return jax.jit(jax.vmap(measure))(keys)
 
 
 def _arm(keys, smoke, *, name):
@@ -106,7 +108,7 @@ CLAIM = Claim(
     setup=m.GROUND + " by Adam with cosine decay, the head held, in four views: as they are, a quarter turn, inverted, "
     "halves swapped. Mean accuracy over the four views of 1,297 test images. AdaMerging as in the paper: start 0.3, Adam "
     "0.001, 500 steps of 16 test images of each task; TIES: 20 % kept, sum, 0.3. Rank correlation of entropy and "
-    "cross-entropy over 32 uniform draws of coefficients.",
+    "cross-entropy over 16 uniform draws of coefficients, on 300 test images.",
     tuning=m.TUNED + "; the rest as in the paper",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=(
@@ -116,6 +118,5 @@ CLAIM = Claim(
         # fixed before the run
         Comparison("entropy ranks as the loss does", "layer_wise", None, "rank_correlation", "higher", 0.7),
     ),
-    seeds=20,
     claimed_by="arXiv 2310.02575: section 3.2, tables 1 and 2",
 )

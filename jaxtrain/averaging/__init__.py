@@ -1,13 +1,31 @@
-"""How many iterates or models become one model. Averages along a run come last in an optax chain."""
+"""How many iterates or models become one model. Averages along a run come last in an optax chain; mergers take a stack."""
 
 from jaxtrain.averaging._base import Average, averaged_params
+from jaxtrain.averaging._models import stack_models
+from jaxtrain.averaging.adamerging import adamerging_fit, adamerging_loss, clip_coefficients
+from jaxtrain.averaging.bang import balanced_finetune_loss, output_space_ensemble
 from jaxtrain.averaging.batch_stats import averaged_model, recompute_batch_stats
+from jaxtrain.averaging.diversity import (
+    Decomposition,
+    bvcl_decomposition,
+    diversity_ratio_error,
+    ensemble_ood_accuracy,
+    false_false_true_rate,
+    q_diversity,
+    squared_locality,
+)
 from jaxtrain.averaging.ema import ParamsEmaState, annealed_ema, params_ema
 from jaxtrain.averaging.ema_scaling import (
     ema_decay_for_batch_size,
     ema_time_constant,
     scale_ema_decay,
     scale_hyperparameters,
+)
+from jaxtrain.averaging.gradient_matching import (
+    diagonal_fisher,
+    fisher_average,
+    gradient_mismatch,
+    merge_gradient_matching,
 )
 from jaxtrain.averaging.lawa import LawaState, lawa
 from jaxtrain.averaging.power_ema import (
@@ -22,28 +40,51 @@ from jaxtrain.averaging.power_ema import (
     power_function_ema,
 )
 from jaxtrain.averaging.selection import Best, keep_best
+from jaxtrain.averaging.soups import greedy_soup, soup, wise_ft
+from jaxtrain.averaging.stock import model_stock, model_stock_cosine, model_stock_ratio, periodic_model_stock
 from jaxtrain.averaging.swa import SwaState, swa, uniform_average
 from jaxtrain.averaging.swad import SwadState, swad, swad_update
 from jaxtrain.averaging.switch_ema import SwitchEmaState, ema_decay_warmup, switch_ema
+from jaxtrain.averaging.tasks import merge_task_vectors, task_arithmetic, task_vectors, ties, ties_trim, ties_trim_elect
 
 __all__ = [
     "Average",
     "Best",
+    "Decomposition",
     "LawaState",
     "ParamsEmaState",
     "PowerEmaState",
     "SwaState",
     "SwadState",
     "SwitchEmaState",
+    "adamerging_fit",
+    "adamerging_loss",
     "annealed_ema",
     "averaged_model",
     "averaged_params",
+    "balanced_finetune_loss",
+    "bvcl_decomposition",
+    "clip_coefficients",
+    "diagonal_fisher",
+    "diversity_ratio_error",
     "ema_decay_for_batch_size",
     "ema_decay_warmup",
     "ema_time_constant",
+    "ensemble_ood_accuracy",
+    "false_false_true_rate",
+    "fisher_average",
+    "gradient_mismatch",
+    "greedy_soup",
     "keep_best",
     "lawa",
+    "merge_gradient_matching",
+    "merge_task_vectors",
+    "model_stock",
+    "model_stock_cosine",
+    "model_stock_ratio",
+    "output_space_ensemble",
     "params_ema",
+    "periodic_model_stock",
     "posthoc_ema",
     "posthoc_ema_coefficients",
     "power_ema_beta",
@@ -52,12 +93,22 @@ __all__ = [
     "power_ema_snapshot",
     "power_ema_std_to_exp",
     "power_function_ema",
+    "q_diversity",
     "recompute_batch_stats",
     "scale_ema_decay",
     "scale_hyperparameters",
+    "soup",
+    "squared_locality",
+    "stack_models",
     "swa",
     "swad",
     "swad_update",
     "switch_ema",
+    "task_arithmetic",
+    "task_vectors",
+    "ties",
+    "ties_trim",
+    "ties_trim_elect",
     "uniform_average",
+    "wise_ft",
 ]

@@ -9,8 +9,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.averaging._layers import Granularity, grouped
+from jaxtrain.averaging._models import check_models, wide
+from jaxtrain.averaging.soups import soup
 from jaxtrain.core import Key, Number, Params, check_finite_number, check_key
-from jaxtrain.core.tree import check_stack
 
 _GRANULARITIES = ("layer", "channel", "model")
 
@@ -19,7 +20,7 @@ def _check(where: str, key: Key, components: Params, granularity: Granularity) -
     check_key(key, where=where)
     if not callable(granularity) and granularity not in _GRANULARITIES:
         raise ValueError(f"granularity must be one of {', '.join(_GRANULARITIES)} or a function, got {granularity!r}")
-    return check_stack(components, where=where)
+    return check_models(components, where=where)
 
 
 def _channels(layer: Sequence[tuple[Any, Array]]) -> int:
@@ -91,7 +92,7 @@ def dcwa(components: Params) -> Params:
       components: parameters whose leaves are stacked, n copies on axis 0.
 
     Returns:
-      Parameters of one model, in the dtypes of ``components``; the sum is taken in float32 at least.
+      Parameters of one model, as :func:`soup` gives them.
 
     Raises:
       ValueError, TypeError: as :func:`dca_sample`.
@@ -101,12 +102,7 @@ def dcwa(components: Params) -> Params:
     >>> dcwa({"w": jnp.array([[1.0, 2.0], [3.0, 6.0]])})["w"].tolist()
     [2.0, 4.0]
     """
-    check_stack(components, where="dcwa")
-
-    def mean(x: Array) -> Array:
-        return jnp.mean(x, axis=0, dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
-
-    return jax.tree.map(mean, components)
+    return soup(components)
 
 
 def dca_predict(
@@ -146,7 +142,7 @@ def dca_predict(
 
     def probabilities(key: Key) -> Array:
         logits = apply_fn(dca_sample(key, components, granularity=granularity), x)
-        return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        return jax.nn.softmax(wide(logits))
 
     keys = jax.random.split(key, num_samples)
     total, _ = jax.lax.scan(lambda total, k: (total + probabilities(k), None), probabilities(keys[0]), keys[1:])

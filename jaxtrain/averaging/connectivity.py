@@ -8,37 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtrain.averaging._layers import Granularity, grouped
-from jaxtrain.core import Number, Params, Scalar, check_same_structure
+from jaxtrain.averaging._models import check_alike, interpolate, wide
+from jaxtrain.core import Params, Scalar
 
 LossFn = Callable[[Params], Scalar]
-
-
-def _between(a: Array, b: Array, t: Number) -> Array:
-    """Exact at both ends."""
-    dtype = jnp.promote_types(a.dtype, jnp.float32)
-    t = jnp.asarray(t, dtype)
-    return ((1 - t) * a.astype(dtype) + t * b.astype(dtype)).astype(a.dtype)
-
-
-def interpolate(a: Params, b: Params, t: Number) -> Params:
-    r"""The point :math:`(1 - t)\,a + t\,b` of the line through two models.
-
-    Args:
-      a: one model.
-      b: another of the same structure.
-      t: 0 is ``a``, 1 is ``b``; may lie outside.
-
-    Returns:
-      A model, in the dtypes of ``a``.
-
-    Raises:
-      ValueError: trees that differ; names the first paths.
-
-    >>> float(interpolate(jnp.array(1.0), jnp.array(3.0), 0.25))
-    1.5
-    """
-    check_same_structure(a, b, where="interpolate")
-    return jax.tree.map(lambda x, y: _between(x, y, t), a, b)
 
 
 def _check_points(where: str, num_points: int) -> None:
@@ -69,6 +42,7 @@ def loss_on_line(loss_fn: LossFn, a: Params, b: Params, *, num_points: int = 25)
     [1.   0.25 0.   0.25 1.  ]
     """
     _check_points("loss_on_line", num_points)
+    check_alike(a, b, where="loss_on_line: b against a")
     return jax.lax.map(lambda t: loss_fn(interpolate(a, b, t)), jnp.linspace(0.0, 1.0, num_points))
 
 
@@ -138,13 +112,13 @@ def layerwise_barriers(
     {"['u']": 4.0, "['v']": 4.0}
     """
     _check_points("layerwise_barriers", num_points)
-    check_same_structure(a, b, where="layerwise_barriers")
+    check_alike(a, b, where="layerwise_barriers: b against a")
     groups = grouped(a, granularity)
     place = {path: i for i, group in enumerate(groups.values()) for path, _ in group}
     where = jax.tree_util.tree_map_with_path(lambda path, _: place[path], a)
 
     def at(i: Array, t: Array) -> Scalar:
-        return loss_fn(jax.tree.map(lambda x, y, j: _between(x, y, jnp.where(i == j, t, 0)), a, b, where))
+        return loss_fn(jax.tree.map(lambda x, y, j: interpolate(x, y, jnp.where(i == j, t, 0)), a, b, where))
 
     ts = jnp.linspace(0.0, 1.0, num_points)
     losses = jax.lax.map(lambda i: jax.lax.map(lambda t: at(i, t), ts), jnp.arange(len(groups)))
@@ -168,11 +142,7 @@ def _inner(x: Params, y: Params) -> Scalar:
 
 
 def _difference(x: Params, y: Params) -> Params:
-    def of_leaf(p: Array, q: Array) -> Array:
-        dtype = jnp.promote_types(p.dtype, jnp.float32)
-        return p.astype(dtype) - q.astype(dtype)
-
-    return jax.tree.map(of_leaf, x, y)
+    return jax.tree.map(lambda p, q: wide(p) - wide(q), x, y)
 
 
 def plane_through(a: Params, b: Params, c: Params) -> Plane:
@@ -197,8 +167,8 @@ def plane_through(a: Params, b: Params, c: Params) -> Plane:
     >>> print(plane.u, plane.v)
     [1. 0.] [0. 1.]
     """
-    check_same_structure(a, b, where="plane_through: b")
-    check_same_structure(a, c, where="plane_through: c")
+    check_alike(a, b, where="plane_through: b against a")
+    check_alike(a, c, where="plane_through: c against a")
 
     def unit(x: Params) -> Params:
         norm = jnp.sqrt(_inner(x, x))
@@ -233,7 +203,7 @@ def loss_on_plane(
 
     def at(x: Array, y: Array) -> Scalar:
         def point(p: Array, u: Array, v: Array) -> Array:
-            return (p.astype(u.dtype) + x.astype(u.dtype) * u + y.astype(u.dtype) * v).astype(p.dtype)
+            return (wide(p) + x.astype(u.dtype) * u + y.astype(u.dtype) * v).astype(p.dtype)
 
         return loss_fn(jax.tree.map(point, plane.origin, plane.u, plane.v))
 

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Key, Params, check_key, check_same_structure
+from jaxtrain.averaging._models import check_alike, wide
+from jaxtrain.core import Key, Params, check_key
 
 PermutationSpec: TypeAlias = Any
 """A tree like the parameters; each leaf a tuple with, for every axis, the name of the permutation along it or None."""
@@ -172,7 +173,7 @@ def weight_matching(
     """
     where = "weight_matching"
     check_key(key, where=where)
-    check_same_structure(params_a, params_b, where=where)
+    check_alike(params_a, params_b, where=f"{where}: params_b against params_a")
     if solver not in ("optax", "scipy"):
         raise ValueError(f"{where}: solver must be 'optax' or 'scipy', got {solver!r}")
     if max_sweeps < 1:
@@ -189,8 +190,7 @@ def weight_matching(
         total = jnp.zeros((units[p], units[p]))
 
         def rows(x: Array, axis: int) -> Array:
-            x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            return jnp.moveaxis(_along(x, axis, units[p]), axis + 1, 0).reshape(units[p], -1)
+            return jnp.moveaxis(_along(wide(x), axis, units[p]), axis + 1, 0).reshape(units[p], -1)
 
         for a, b, axes in pairs:
             if p in axes:

@@ -8,12 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxtrain.core import Key, Number, Params, check_finite_number, check_key, check_same_structure
-from jaxtrain.core.tree import check_stack
-
-
-def _wide(w: Array) -> Array:
-    return w.astype(jnp.promote_types(w.dtype, jnp.float32))
+from jaxtrain.averaging._models import check_alike, check_models, wide
+from jaxtrain.core import Key, Number, Params, check_finite_number, check_key
 
 
 def _variance(w: Array) -> Array:
@@ -47,11 +43,11 @@ def rescale_to_variance(w: Float[Array, "..."], target_var: Number, *, eps: Numb
     check_finite_number("eps", eps, low=0.0)
     if w.size < 2:
         return w
-    wide = _wide(w)
-    mean, variance = jnp.mean(wide), _variance(wide)
+    x = wide(w)
+    mean, variance = jnp.mean(x), _variance(x)
     usable = variance + eps > 0
-    ratio = (jnp.asarray(target_var, wide.dtype) + eps) / jnp.where(usable, variance + eps, 1)
-    return (mean + (wide - mean) * jnp.where(usable, jnp.sqrt(ratio), 1)).astype(w.dtype)
+    ratio = (jnp.asarray(target_var, x.dtype) + eps) / jnp.where(usable, variance + eps, 1)
+    return (mean + (x - mean) * jnp.where(usable, jnp.sqrt(ratio), 1)).astype(w.dtype)
 
 
 def _ignored(ignore: Any, params: Params) -> list[bool]:
@@ -81,16 +77,15 @@ def _mixed(
     ignored = _ignored(ignore, jax.tree.map(lambda x: x[0], stack))
 
     def of_leaf(x: Array, mine: Array, plain: bool) -> Array:
-        wide, mine = _wide(x), _wide(mine)
-        w = weights.astype(wide.dtype)
-        c = jnp.asarray(conservative, wide.dtype)
+        all_, mine = wide(x), wide(mine)
+        w, c = weights.astype(all_.dtype), jnp.asarray(conservative, all_.dtype)
 
         def mix(of_mine: Array, of_all: Array) -> Array:
             return c * of_mine + (1 - c) * jnp.tensordot(w, of_all, axes=1, precision="highest")
 
-        mean = mix(mine, wide)
+        mean = mix(mine, all_)
         if eps is not None and not plain and x[0].size > 1:
-            target = mix(jax.vmap(_variance)(mine), jax.vmap(_variance)(wide))
+            target = mix(jax.vmap(_variance)(mine), jax.vmap(_variance)(all_))
             mean = jax.vmap(lambda a, v: rescale_to_variance(a, v, eps=eps))(mean, target)
         return mean.astype(x.dtype)
 
@@ -143,7 +138,7 @@ def variance_corrected_average(
     [ 0. -1.  1.]
     """
     where = "variance_corrected_average"
-    n = check_stack(models, where=where)
+    n = check_models(models, where=where)
     check_finite_number("conservative", conservative, low=0.0, high=1.0)
     check_finite_number("eps", eps, low=0.0)
     one = jax.tree.map(lambda x: x[0], models)
@@ -151,7 +146,7 @@ def variance_corrected_average(
         if isinstance(conservative, jax.core.Tracer) or np.any(np.asarray(conservative) != 0):
             raise ValueError(f"{where}: conservative={conservative} is the weight of self_model, which is missing")
         self_model = one
-    check_same_structure(one, self_model, where=f"{where}: self_model")
+    check_alike(one, self_model, where=f"{where}: self_model against one of the models")
     own = jax.tree.map(lambda x: x[None], self_model)
     averaged = _mixed(jnp.full((1, n), 1 / n), models, own, conservative, eps, ignore)
     return jax.tree.map(lambda x: x[0], averaged)
@@ -205,7 +200,7 @@ def gossip_round(
     >>> gossip_round(None, jnp.array([0.0, 2.0, 4.0]), ring, averaging="mean").tolist()
     [3.0, 2.0, 1.0]
     """
-    n = check_stack(params_stacked, where="gossip_round")
+    n = check_models(params_stacked, where="gossip_round")
     if averaging not in ("mean", "variance_corrected"):
         raise ValueError(f"averaging must be 'mean' or 'variance_corrected', got {averaging!r}")
     if jnp.shape(adjacency) != (n, n):

@@ -32,14 +32,14 @@ def safe_norm(tree: Params) -> Scalar:
 
 
 def check_stack(stack: Any, *, where: str) -> int:
-    """The common leading size of a stacked tree of gradients or models; raises where there is none or leaves are not floating."""
+    """The common leading size of a stacked tree of gradients; raises where there is none or leaves are not floating."""
     from jaxtrain.core.checks import check_leading_axes
 
     size = check_leading_axes(stack, where=where, axis_name="stack")
     for path, leaf in jax.tree_util.tree_leaves_with_path(stack):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             name = jax.tree_util.keystr(path) or "the stack"
-            raise TypeError(f"{where}: {name} has dtype {leaf.dtype}; gradients are floating, and so are models")
+            raise TypeError(f"{where}: {name} has dtype {leaf.dtype}; gradients are floating")
     return size
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxtrain.averaging import (
-    interpolate,
     layerwise_barriers,
     loss_barrier,
     loss_on_line,
@@ -22,14 +21,6 @@ def _model(seed, dtype=jnp.float32):
         "one": {"w": jnp.asarray(rng.normal(size=(3, 4)), dtype), "b": jnp.asarray(rng.normal(size=4), dtype)},
         "two": {"w": jnp.asarray(rng.normal(size=(4, 2)), dtype)},
     }
-
-
-def test_ends_are_exact():
-    a, b = _model(0), _model(1)
-    jax.tree.map(np.testing.assert_array_equal, interpolate(a, b, 0.0), a)
-    jax.tree.map(np.testing.assert_array_equal, interpolate(a, b, 1.0), b)
-    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), a)
-    assert interpolate(half, half, 0.3)["two"]["w"].dtype == jnp.bfloat16
 
 
 def test_a_linear_model_with_a_convex_loss_has_no_barrier(x64):
@@ -118,8 +109,8 @@ def test_a_plane_holds_its_three_models(x64):
 def test_clear_errors():
     a = _model(0)
     with pytest.raises(ValueError, match=r"\['two'\] is missing|\['two'\]\['w'\] is missing"):
-        interpolate(a, {"one": a["one"]}, 0.5)
+        loss_on_line(lambda p: 0.0, a, {"one": a["one"]})
     with pytest.raises(ValueError, match="at least 3"):
         loss_barrier(lambda p: 0.0, a, a, num_points=2)
-    with pytest.raises(ValueError, match=r"plane_through: c: .*\['one'\]\['b'\] is float32\[1\]"):
+    with pytest.raises(ValueError, match=r"plane_through: c against a: .*\['one'\]\['b'\] is float32\[1\]"):
         plane_through(a, a, a | {"one": {"w": a["one"]["w"], "b": jnp.ones(1)}})

@@ -167,7 +167,7 @@ def test_clear_errors():
         (lambda: variance_corrected_average(models, conservative=1.5), ValueError, r"\[0.0, 1.0\], got 1.5"),
         (lambda: variance_corrected_average(models, self_model={"v": jnp.ones(3)}), ValueError, r"\['w'\] is missing"),
         (lambda: variance_corrected_average(models, ignore={"v": True}), ValueError, "ignore must be a tree"),
-        (lambda: variance_corrected_average({"w": jnp.ones((2, 3), int)}), TypeError, "so are models"),
+        (lambda: variance_corrected_average({"w": jnp.ones((2, 3), int)}), TypeError, "parameters are floating"),
         (lambda: rescale_to_variance(jnp.ones(3), -1.0), ValueError, "target_var must lie"),
         (lambda: gossip_round(None, models, jnp.ones((3, 3))), ValueError, r"must be \(2, 2\) for 2 models"),
         (lambda: gossip_round(None, models, jnp.ones((2, 2)), averaging="median"), ValueError, "'mean' or 'variance"),

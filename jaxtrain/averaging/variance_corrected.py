@@ -45,9 +45,12 @@ def rescale_to_variance(w: Float[Array, "..."], target_var: Number, *, eps: Numb
         return w
     x = wide(w)
     mean, variance = jnp.mean(x), _variance(x)
-    usable = variance + eps > 0
-    ratio = (jnp.asarray(target_var, x.dtype) + eps) / jnp.where(usable, variance + eps, 1)
-    return (mean + (x - mean) * jnp.where(usable, jnp.sqrt(ratio), 1)).astype(w.dtype)
+    target = jnp.asarray(target_var, x.dtype) + eps
+    usable, positive = variance + eps > 0, target > 0
+    # the inner wheres keep the gradient finite where there is nothing to stretch, or to nothing
+    root = jnp.sqrt(jnp.where(usable & positive, target / jnp.where(usable, variance + eps, 1), 1))
+    factor = jnp.where(usable, jnp.where(positive, root, 0), 1)
+    return (mean + (x - mean) * factor).astype(w.dtype)
 
 
 def _ignored(ignore: Any, params: Params) -> list[bool]:
@@ -213,7 +216,7 @@ def gossip_round(
         check_key(key, where="gossip_round with neighbors")
         hears = _drawn(key, hears, neighbors)
     alone = ~hears.any(axis=1)
-    weights = (hears | (alone[:, None] & jnp.eye(n, dtype=bool))).astype(jnp.float32)
+    weights = (hears | (alone[:, None] & jnp.eye(n, dtype=bool))).astype(jnp.result_type(float))
     weights = weights / weights.sum(axis=1, keepdims=True)
 
     def rows(flags: Array, like: Array) -> Array:

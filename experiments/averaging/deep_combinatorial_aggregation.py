@@ -14,8 +14,8 @@ from jaxtrain.gradients import value_and_grad
 from jaxtrain.training import create_state, make_step
 from jaxtrain.workloads._metrics import classification_metrics
 
-TRAIN, BATCH, SIZES, COPIES, SAMPLES = 500, 32, (64, 64, 64, 10), 5, 25
-RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+TRAIN, BATCH, SIZES, COPIES, SAMPLES = 500, 32, (64, 48, 48, 10), 5, 25
+RATES = (0.02, 0.05, 0.1, 0.25, 0.6, 1.5)
 NOISE, WEIGHT_DECAY = 0.6, 2e-4
 
 
@@ -26,8 +26,7 @@ def _halves(path):
 
 def _schedule(steps):
     """Constant, then linear from half-way to a hundredth at nine tenths, as released."""
-    decay = optax.linear_schedule(1.0, 0.01, int(0.4 * steps), transition_begin=int(0.5 * steps))
-    return decay
+    return optax.linear_schedule(1.0, 0.01, int(0.4 * steps), transition_begin=int(0.5 * steps))
 
 
 def _train(key, rate, *, kind, consistency, epochs, data):
@@ -81,7 +80,7 @@ def _log_probabilities(key, params, x, *, kind):
 
 
 def _arm(keys, smoke, *, kind, consistency=1.0):
-    epochs = 2 if smoke else 40
+    epochs = 2 if smoke else 25
 
     def measure(key, rate, validation):
         data = s.digits(TRAIN, validation=validation)
@@ -106,13 +105,13 @@ CLAIM = Claim(
     "than an ensemble of as many parameters; the mean of the copies of every layer is more accurate than a model "
     "trained alone and about as accurate as SWA, thanks to the consistency loss, without which it fails.",
     setup="500 training images of scikit-learn's digits, 1,297 test images; shift: Gaussian noise of standard deviation "
-    "0.6 on pixels in [-1, 1]; MLP 64-64-64-10; 40 epochs of batch 32; SGD with momentum 0.9, rate constant and then "
+    "0.6 on pixels in [-1, 1]; MLP 64-48-48-10; 25 epochs of batch 32; SGD with momentum 0.9, rate constant and then "
     "falling linearly from half-way, weight decay 2e-4; 5 copies of every component, 5 combinations a step. coarse: two "
     "components (the first two layers; the last), initialised apart, 25 combinations drawn for a prediction. ensemble: 5 "
     "models initialised apart, each trained on every batch. dcwa: every layer a component, copies alike at first as in "
     "the released code, their mean evaluated; without: the same without the consistency loss. one and swa: one model; "
     "the mean over the epochs from half-way.",
-    tuning="each arm's rate from the same 8, 0.01 to 2, by the mean validation loss (without shift) of 3 other seeds",
+    tuning="each arm's rate from the same 6, 0.02 to 1.5, by the mean validation loss (without shift) of 3 other seeds",
     arms={
         "one": functools.partial(_arm, kind="one"),
         "swa": functools.partial(_arm, kind="swa"),
@@ -131,6 +130,6 @@ CLAIM = Claim(
         Comparison("the mean of copies is as accurate as SWA", "dcwa", "swa", "test_accuracy", "higher", -0.005),
         Comparison("the mean of copies needs the consistency loss", "dcwa", "dcwa_without", "test_accuracy", "higher"),
     ),
-    seeds=20,
+    seeds=12,
     claimed_by="arXiv 2210.06436: abstract, section 4",
 )

@@ -239,17 +239,11 @@ def dca_train_loss(
     def predict(components: Params, key: Key) -> Array:
         return apply_fn(dca_sample(key, components, granularity=granularity), x)
 
-    reference = jax.lax.stop_gradient(predict(components, keys[0]))
-
     @jax.checkpoint
-    def repeat(components: Params, reference: Array, key: Key) -> tuple[Array, Array]:
+    def repeat(reference: Array, key: Key) -> tuple[Array, Array]:
         logits = predict(components, key)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y)
-        loss = loss + consistency * consistency_loss(logits, reference)
-        return jax.lax.stop_gradient(logits), loss / num_repeats
+        return jax.lax.stop_gradient(logits), loss + consistency * consistency_loss(logits, reference)
 
-    total = jnp.zeros(jnp.shape(y), reference.dtype)
-    for key in keys[1:]:
-        reference, loss = repeat(components, reference, key)
-        total = total + loss
-    return total
+    reference = jax.lax.stop_gradient(predict(components, keys[0]))
+    return jnp.mean(jax.lax.scan(repeat, reference, keys[1:])[1], axis=0)

@@ -1,9 +1,23 @@
 """How many iterates or models become one model. Averages along a run come last in an optax chain; mergers take a stack."""
 
-from jaxtrain.averaging._base import SwaState, SwitchEmaState, averaged_params
-from jaxtrain.averaging._models import stack_models
-from jaxtrain.averaging.batch_stats import recompute_batch_stats
-from jaxtrain.averaging.combinatorial import consistency_loss, dca_predict, dca_sample, dca_train_loss, dcwa
+from jaxtrain.averaging._base import (
+    Average,
+    averaged_params,
+)
+from jaxtrain.averaging._models import (
+    stack_models,
+)
+from jaxtrain.averaging.batch_stats import (
+    averaged_model,
+    recompute_batch_stats,
+)
+from jaxtrain.averaging.combinatorial import (
+    consistency_loss,
+    dca_predict,
+    dca_sample,
+    dca_train_loss,
+    dcwa,
+)
 from jaxtrain.averaging.connectivity import (
     Plane,
     layerwise_barriers,
@@ -13,32 +27,99 @@ from jaxtrain.averaging.connectivity import (
     plane_coordinates,
     plane_through,
 )
-from jaxtrain.averaging.matching import apply_permutation, sequential_permutation_spec, weight_matching
-from jaxtrain.averaging.soups import greedy_soup, soup, wise_ft
+from jaxtrain.averaging.ema import (
+    ParamsEmaState,
+    annealed_ema,
+    params_ema,
+)
+from jaxtrain.averaging.ema_scaling import (
+    ema_decay_for_batch_size,
+    ema_time_constant,
+    scale_ema_decay,
+    scale_hyperparameters,
+)
+from jaxtrain.averaging.lawa import (
+    LawaState,
+    lawa,
+)
+from jaxtrain.averaging.matching import (
+    apply_permutation,
+    sequential_permutation_spec,
+    weight_matching,
+)
+from jaxtrain.averaging.power_ema import (
+    PowerEmaState,
+    posthoc_ema,
+    posthoc_ema_coefficients,
+    power_ema_beta,
+    power_ema_exp_to_std,
+    power_ema_inner_product,
+    power_ema_snapshot,
+    power_ema_std_to_exp,
+    power_function_ema,
+)
+from jaxtrain.averaging.selection import (
+    Best,
+    keep_best,
+)
+from jaxtrain.averaging.soups import (
+    greedy_soup,
+    soup,
+    wise_ft,
+)
 from jaxtrain.averaging.stock import (
     model_stock,
     model_stock_cosine,
     model_stock_ratio,
     periodic_model_stock,
 )
-from jaxtrain.averaging.swa import swa
-from jaxtrain.averaging.switch_ema import ema_decay_warmup, switch_ema
-from jaxtrain.averaging.variance_corrected import gossip_round, rescale_to_variance, variance_corrected_average
+from jaxtrain.averaging.swa import (
+    SwaState,
+    swa,
+    uniform_average,
+)
+from jaxtrain.averaging.swad import (
+    SwadState,
+    swad,
+    swad_update,
+)
+from jaxtrain.averaging.switch_ema import (
+    SwitchEmaState,
+    ema_decay_warmup,
+    switch_ema,
+)
+from jaxtrain.averaging.variance_corrected import (
+    gossip_round,
+    rescale_to_variance,
+    variance_corrected_average,
+)
 
 __all__ = [
+    "Average",
+    "Best",
+    "LawaState",
+    "ParamsEmaState",
     "Plane",
+    "PowerEmaState",
     "SwaState",
+    "SwadState",
     "SwitchEmaState",
+    "annealed_ema",
     "apply_permutation",
+    "averaged_model",
     "averaged_params",
     "consistency_loss",
     "dca_predict",
     "dca_sample",
     "dca_train_loss",
     "dcwa",
+    "ema_decay_for_batch_size",
     "ema_decay_warmup",
+    "ema_time_constant",
     "gossip_round",
     "greedy_soup",
+    "keep_best",
+    "lawa",
     "layerwise_barriers",
     "loss_barrier",
     "loss_on_line",
@@ -46,16 +127,30 @@ __all__ = [
     "model_stock",
     "model_stock_cosine",
     "model_stock_ratio",
+    "params_ema",
     "periodic_model_stock",
     "plane_coordinates",
     "plane_through",
+    "posthoc_ema",
+    "posthoc_ema_coefficients",
+    "power_ema_beta",
+    "power_ema_exp_to_std",
+    "power_ema_inner_product",
+    "power_ema_snapshot",
+    "power_ema_std_to_exp",
+    "power_function_ema",
     "recompute_batch_stats",
     "rescale_to_variance",
+    "scale_ema_decay",
+    "scale_hyperparameters",
     "sequential_permutation_spec",
     "soup",
     "stack_models",
     "swa",
+    "swad",
+    "swad_update",
     "switch_ema",
+    "uniform_average",
     "variance_corrected_average",
     "weight_matching",
     "wise_ft",

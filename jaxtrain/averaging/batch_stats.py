@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxtrain.core import Batch, ModelState, Params, check_leading_axes
+from jaxtrain.averaging._base import averaged_params
+from jaxtrain.core import Batch, ModelState, OptState, Params, check_leading_axes
 
 # far above any statistic, so that its rounding, not theirs, limits the momentum; a power of two divides exactly
 _LARGE = 2.0**20
@@ -79,3 +80,55 @@ def recompute_batch_stats(
     for i, value in zip(floating, total, strict=True):
         filled[i] = (value / count).astype(value.dtype)
     return structure.unflatten(filled)
+
+
+def averaged_model(
+    opt_state: OptState,
+    params: Params,
+    model_state: ModelState,
+    *,
+    kind: type | None = None,
+    index: int | None = None,
+    update_stats: Callable[[Params, ModelState, Batch], ModelState] | None = None,
+    batches: Batch | None = None,
+) -> tuple[Params, ModelState]:
+    """What to evaluate in place of the live model: averaged parameters, and the running statistics that go with them.
+
+    Nothing is swapped in: the training state keeps the live parameters and statistics, whatever becomes of the
+    evaluation. :func:`averaged_params`, then :func:`recompute_batch_stats` if ``update_stats`` is given.
+
+    Args:
+      opt_state: the state of a chain that ends in an average.
+      params: the live parameters.
+      model_state: the live model state.
+      kind: which average, see :func:`averaged_params`.
+      index: which of several of one kind.
+      update_stats: ``(params, model_state, batch) -> model_state``, a forward pass in training mode; None for a model
+        without running statistics.
+      batches: batches of one size, stacked on a leading axis: of training data, as training saw them.
+
+    Returns:
+      Parameters and model state to evaluate.
+
+    Raises:
+      ValueError: no such average, or only one of ``update_stats`` and ``batches`` is given.
+
+    >>> import optax
+    >>> from jaxtrain.averaging import uniform_average
+    >>> tx, params = optax.chain(optax.sgd(1.0), uniform_average()), jnp.array(4.0)
+    >>> state = tx.init(params)
+    >>> for _ in range(2):
+    ...     updates, state = tx.update(jnp.array(1.0), state, params)
+    ...     params = optax.apply_updates(params, updates)
+    >>> update_stats = lambda params, stats, x: 0.9 * stats + 0.1 * jnp.mean(params * x)
+    >>> average, stats = averaged_model(state, params, jnp.array(0.0), update_stats=update_stats, batches=jnp.ones((1, 3)))
+    >>> float(params), float(average), round(float(stats), 5)
+    (2.0, 2.5, 2.5)
+    """
+    if (update_stats is None) != (batches is None):
+        given, missing = ("batches", "update_stats") if update_stats is None else ("update_stats", "batches")
+        raise ValueError(f"averaged_model got {given} without {missing}: running statistics need both")
+    average = averaged_params(opt_state, params, kind=kind, index=index)
+    if update_stats is None:
+        return average, model_state
+    return average, recompute_batch_stats(update_stats, average, model_state, batches)

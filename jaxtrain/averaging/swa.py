@@ -1,11 +1,30 @@
 """Stochastic weight averaging."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 
-from jaxtrain.averaging._base import SwaState, accumulator_like, params_after
-from jaxtrain.core import Number, check_finite_number
+from jaxtrain.averaging._base import accumulator_like, params_after, toward
+from jaxtrain.core import Number, Params, check_finite_number
+
+
+class SwaState(NamedTuple):
+    """State of :func:`swa`: completed steps, captured models, their mean (float32 at least, shaped like the params)."""
+
+    step: Int[Array, ""]
+    count: Int[Array, ""]
+    average: Params
+    observes = True
+
+    @property
+    def started(self):
+        return self.count > 0
+
+    def read(self):
+        return (self.average,)
 
 
 def swa(start_step: Number, period: Number) -> optax.GradientTransformationExtraArgs:
@@ -53,15 +72,43 @@ def swa(start_step: Number, period: Number) -> optax.GradientTransformationExtra
         new = params_after("swa", params, updates)
         step = optax.safe_increment(state.step)
         due = (step >= start_step) & ((step - start_step) % period == 0)
-        # the first model replaces what init put there
-        weight = jnp.where(due, 1.0 / (state.count + 1.0), 0.0)
-
-        def mean(average, p):
-            p = p.astype(average.dtype)
-            moved = average + weight.astype(average.dtype) * (p - average)
-            return jnp.where(due & (state.count == 0), p, moved)
-
-        average = jax.tree.map(mean, state.average, new)
+        # the first model has weight 1 and replaces what init put there; between captures no memory moves
+        average = jax.lax.cond(
+            due, lambda average: toward(average, new, 1.0 / (state.count + 1.0)), lambda average: average, state.average
+        )
         return updates, SwaState(step, state.count + due.astype(jnp.int32), average)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def uniform_average(start_step: Number = 1) -> optax.GradientTransformationExtraArgs:
+    r"""The mean of every iterate from ``start_step`` on: Polyak's average, or a tail of it (WAKD, SMA).
+
+    .. math:: \bar\theta_k = \frac{1}{k - s + 1} \sum_{i=s}^{k} \theta_i
+
+    It is :func:`swa` with a period of one step. WAKD (of the student of a distillation, see
+    :func:`jaxtrain.losses.kd_loss`) starts after a short burn-in, a tenth of the run, and needs no validation data.
+
+    Args:
+      start_step: first averaged step :math:`s`, ≥ 0; the initial parameters are never averaged.
+
+    Returns:
+      A transformation with :class:`SwaState`. Its update raises ``ValueError`` without ``params``.
+
+    Raises:
+      ValueError: ``start_step`` out of range.
+
+    Source: Polyak, Juditsky (1992); Arpit et al. (2021), arXiv 2110.10832; Vorobeev, Nedelko, Litvinenko (2023), arXiv
+    2309.11446.
+
+    >>> from jaxtrain.averaging import averaged_params
+    >>> tx = optax.chain(optax.sgd(1.0), uniform_average(start_step=2))
+    >>> params = jnp.array(10.0)
+    >>> state = tx.init(params)
+    >>> for _ in range(4):
+    ...     updates, state = tx.update(jnp.array(1.0), state, params)
+    ...     params = optax.apply_updates(params, updates)
+    >>> float(averaged_params(state, params))  # mean of 8, 7 and 6
+    7.0
+    """
+    return swa(start_step, 1)

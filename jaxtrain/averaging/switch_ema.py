@@ -1,12 +1,26 @@
 """Switch EMA: an average of the parameters that training is put back on now and then."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxtrain.averaging._base import SwitchEmaState, accumulator_like, params_after
-from jaxtrain.core import Number, check_finite_number
+from jaxtrain.averaging._base import accumulator_like, at, params_after, toward
+from jaxtrain.core import Number, Params, check_finite_number
+
+
+class SwitchEmaState(NamedTuple):
+    """State of :func:`switch_ema`: completed steps and the average (float32 at least, shaped like the params)."""
+
+    step: Int[Array, ""]
+    average: Params
+    observes = False
+    started = True
+
+    def read(self):
+        return (self.average,)
 
 
 def switch_ema(
@@ -60,13 +74,8 @@ def switch_ema(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         new = params_after("switch_ema", params, updates)
-        rate = 1.0 - jnp.asarray(decay(state.step) if callable(decay) else decay)
         step = optax.safe_increment(state.step)
-
-        def mean(average, p):
-            return average + rate.astype(average.dtype) * (p.astype(average.dtype) - average)
-
-        average = jax.tree.map(mean, state.average, new)
+        average = toward(state.average, new, 1.0 - at(decay, state.step))
         if switch_every is not None:
             switch = (step >= start_step) & (step % switch_every == 0)
 

@@ -1,23 +1,9 @@
 """How many iterates or models become one model. Averages along a run come last in an optax chain; mergers take a stack."""
 
-from jaxtrain.averaging._base import (
-    Average,
-    averaged_params,
-)
-from jaxtrain.averaging._models import (
-    stack_models,
-)
-from jaxtrain.averaging.batch_stats import (
-    averaged_model,
-    recompute_batch_stats,
-)
-from jaxtrain.averaging.combinatorial import (
-    consistency_loss,
-    dca_predict,
-    dca_sample,
-    dca_train_loss,
-    dcwa,
-)
+from jaxtrain.averaging._base import Average, averaged_params
+from jaxtrain.averaging._models import stack_models
+from jaxtrain.averaging.batch_stats import averaged_model, recompute_batch_stats
+from jaxtrain.averaging.combinatorial import consistency_loss, dca_predict, dca_sample, dca_train_loss, dcwa
 from jaxtrain.averaging.connectivity import (
     Plane,
     layerwise_barriers,
@@ -27,26 +13,15 @@ from jaxtrain.averaging.connectivity import (
     plane_coordinates,
     plane_through,
 )
-from jaxtrain.averaging.ema import (
-    ParamsEmaState,
-    annealed_ema,
-    params_ema,
-)
+from jaxtrain.averaging.ema import ParamsEmaState, annealed_ema, params_ema
 from jaxtrain.averaging.ema_scaling import (
     ema_decay_for_batch_size,
     ema_time_constant,
     scale_ema_decay,
     scale_hyperparameters,
 )
-from jaxtrain.averaging.lawa import (
-    LawaState,
-    lawa,
-)
-from jaxtrain.averaging.matching import (
-    apply_permutation,
-    sequential_permutation_spec,
-    weight_matching,
-)
+from jaxtrain.averaging.lawa import LawaState, lawa
+from jaxtrain.averaging.matching import apply_permutation, sequential_permutation_spec, weight_matching
 from jaxtrain.averaging.power_ema import (
     PowerEmaState,
     posthoc_ema,
@@ -58,41 +33,13 @@ from jaxtrain.averaging.power_ema import (
     power_ema_std_to_exp,
     power_function_ema,
 )
-from jaxtrain.averaging.selection import (
-    Best,
-    keep_best,
-)
-from jaxtrain.averaging.soups import (
-    greedy_soup,
-    soup,
-    wise_ft,
-)
-from jaxtrain.averaging.stock import (
-    model_stock,
-    model_stock_cosine,
-    model_stock_ratio,
-    periodic_model_stock,
-)
-from jaxtrain.averaging.swa import (
-    SwaState,
-    swa,
-    uniform_average,
-)
-from jaxtrain.averaging.swad import (
-    SwadState,
-    swad,
-    swad_update,
-)
-from jaxtrain.averaging.switch_ema import (
-    SwitchEmaState,
-    ema_decay_warmup,
-    switch_ema,
-)
-from jaxtrain.averaging.variance_corrected import (
-    gossip_round,
-    rescale_to_variance,
-    variance_corrected_average,
-)
+from jaxtrain.averaging.selection import Best, keep_best
+from jaxtrain.averaging.soups import greedy_soup, soup, wise_ft
+from jaxtrain.averaging.stock import model_stock, model_stock_cosine, model_stock_ratio, periodic_model_stock
+from jaxtrain.averaging.swa import SwaState, swa, uniform_average
+from jaxtrain.averaging.swad import SwadState, swad, swad_update
+from jaxtrain.averaging.switch_ema import SwitchEmaState, ema_decay_warmup, switch_ema
+from jaxtrain.averaging.variance_corrected import gossip_round, rescale_to_variance, variance_corrected_average
 
 __all__ = [
     "Average",

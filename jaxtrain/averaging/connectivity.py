@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxtrain.averaging._layers import Granularity, grouped
@@ -191,7 +192,7 @@ def plane_coordinates(plane: Plane, params: Params) -> Float[Array, "2"]:
 
 
 def loss_on_plane(
-    loss_fn: LossFn, plane: Plane, xs: Float[Array, " columns"], ys: Float[Array, " rows"]
+    loss_fn: LossFn, plane: Plane, xs: Float[Array | np.ndarray, " columns"], ys: Float[Array | np.ndarray, " rows"]
 ) -> Float[Array, "rows columns"]:
     r"""The losses :math:`L(o + x u + y v)` on a grid, as ``contourf(xs, ys, …)`` takes them; one after the other.
 

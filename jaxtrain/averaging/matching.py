@@ -15,7 +15,7 @@ from jaxtrain.core import Key, Params, check_key
 PermutationSpec: TypeAlias = Any
 """A tree like the parameters; each leaf a tuple with, for every axis, the name of the permutation along it or None."""
 
-Permutations: TypeAlias = dict[str, Int[Array, " units"]]
+Permutations: TypeAlias = dict[str, Int[Array | np.ndarray, " units"]]
 """Name → the unit that stands in each place."""
 
 

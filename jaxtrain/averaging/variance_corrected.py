@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxtrain.averaging._models import check_alike, check_models, wide
 from jaxtrain.core import Key, Number, Params, check_finite_number, check_key
@@ -166,7 +166,7 @@ def _drawn(key: Key, adjacency: Bool[Array, "n n"], count: int | Int[Array, ""])
 def gossip_round(
     key: Key | None,
     params_stacked: Params,
-    adjacency: Bool[Array, "n n"] | Float[Array, "n n"] | Int[Array, "n n"],
+    adjacency: Shaped[Array | np.ndarray, "n n"],
     *,
     averaging: str = "variance_corrected",
     neighbors: int | None = None,

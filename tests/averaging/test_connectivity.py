@@ -40,10 +40,10 @@ def test_a_linear_model_with_a_convex_loss_has_no_barrier(x64):
 
 
 def test_the_barrier_of_two_wells(x64):
-    """(w² - 1)² from -1 to 2: losses 0 and 9; L - chord by hand on the grid."""
+    """(w² - 1)² from -1 to 1.5: losses 0 and 1.5625; L - chord by hand on the grid."""
     t = np.linspace(0, 1, 31)
-    want = np.max(((3 * t - 1) ** 2 - 1) ** 2 - 9 * t)
-    got = loss_barrier(lambda w: (w**2 - 1) ** 2, jnp.array(-1.0), jnp.array(2.0), num_points=31)
+    want = np.max(((2.5 * t - 1) ** 2 - 1) ** 2 - 1.5625 * t)
+    got = loss_barrier(lambda w: (w**2 - 1) ** 2, jnp.array(-1.0), jnp.array(1.5), num_points=31)
     np.testing.assert_allclose(got, want, rtol=1e-12)
     assert want > 0.3
 

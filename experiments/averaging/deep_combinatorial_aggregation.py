@@ -29,31 +29,33 @@ def _schedule(steps):
     return optax.linear_schedule(1.0, 0.01, int(0.4 * steps), transition_begin=int(0.5 * steps))
 
 
-def _train(key, rate, *, kind, consistency, epochs, data):
-    """The trained parameters: of one model, or stacked copies."""
+def _train(key, rate, option, *, family, epochs, data):
+    """The trained state: of one model, or of stacked copies."""
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     steps = len(x) // BATCH
     schedule = _schedule(epochs * steps)
-    tx = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(lambda t: rate * schedule(t), momentum=0.9))
-    if kind == "swa":
-        tx = optax.chain(tx, swa(epochs * steps // 2, steps))
+    tx = optax.chain(
+        optax.add_decayed_weights(WEIGHT_DECAY),
+        optax.sgd(lambda t: rate * schedule(t), momentum=0.9),
+        swa(epochs * steps // 2, steps),
+    )
     start, orders, run = jax.random.split(key, 3)
 
     def objective(params, model_state, batch, key):
-        if kind in ("one", "swa"):
+        if family == "one":
             loss = s.cross_entropy(params, *batch)
-        elif kind == "ensemble":  # the sum of losses of models that share nothing
+        elif family == "ensemble":  # the sum of losses of models that share nothing
             loss = jnp.sum(jax.vmap(lambda p: s.cross_entropy(p, *batch))(params))
         else:
             loss = dca_train_loss(
                 key, params, s.logits, *batch, num_repeats=COPIES,
-                granularity=_halves if kind == "coarse" else "layer", consistency=consistency,
+                granularity=_halves if family == "coarse" else "layer", consistency=option,
             ).mean()  # fmt: skip
         return loss, Aux(model_state, {})
 
-    if kind in ("one", "swa"):
+    if family == "one":
         params = s.mlp(start, SIZES)
-    elif kind == "fine":  # all copies alike, as in the released code
+    elif family == "fine":  # all copies alike, as in the released code
         params = jax.tree.map(lambda p: jnp.broadcast_to(p, (COPIES, *p.shape)), s.mlp(start, SIZES))
     else:
         params = jax.vmap(lambda k: s.mlp(k, SIZES))(jax.random.split(start, COPIES))
@@ -64,38 +66,60 @@ def _train(key, rate, *, kind, consistency, epochs, data):
         chosen = order[: steps * BATCH].reshape(steps, BATCH)
         return jax.lax.scan(lambda st, i: (step(st, (x[i], y[i]))[0], None), state, chosen)
 
-    state, _ = jax.lax.scan(epoch, create_state(params, tx, run), jnp.arange(epochs))
-    return averaged_params(state.opt_state, state.params) if kind == "swa" else state.params
+    return jax.lax.scan(epoch, create_state(params, tx, run), jnp.arange(epochs))[0]
 
 
-def _log_probabilities(key, params, x, *, kind):
-    if kind in ("one", "swa"):
-        return jax.nn.log_softmax(s.logits(params, x))
-    if kind == "fine":
-        return jax.nn.log_softmax(s.logits(dcwa(params), x))
-    if kind == "ensemble":
-        return jnp.log(jax.vmap(lambda p: jax.nn.softmax(s.logits(p, x)))(params).mean(axis=0))
+def _log_probabilities(key, state, x, option, *, family):
+    if family == "one":  # the option: live or averaged weights
+        averaged = averaged_params(state.opt_state, state.params)
+        return jax.nn.log_softmax(
+            s.logits(jax.tree.map(lambda p, q: jnp.where(option > 0, q, p), state.params, averaged), x)
+        )
+    if family == "fine":
+        return jax.nn.log_softmax(s.logits(dcwa(state.params), x))
+    if family == "ensemble":
+        return jnp.log(jax.vmap(lambda p: jax.nn.softmax(s.logits(p, x)))(state.params).mean(axis=0))
     # all 25 combinations of two components would do; so many are drawn
-    return jnp.log(dca_predict(key, params, s.logits, x, num_samples=SAMPLES, granularity=_halves))
+    return jnp.log(dca_predict(key, state.params, s.logits, x, num_samples=SAMPLES, granularity=_halves))
 
 
-def _arm(keys, smoke, *, kind, consistency=1.0):
-    epochs = 2 if smoke else 25
+@functools.cache
+def _programs(family, epochs):
+    def trained(key, rate, option, data):
+        return _train(key, rate, option, family=family, epochs=epochs, data=data)
 
-    def measure(key, rate, validation):
-        data = s.digits(TRAIN, validation=validation)
-        params = _train(key, rate, kind=kind, consistency=consistency, epochs=epochs, data=data)
+    def tune(rates, option):
+        data = s.digits(TRAIN, validation=True)
+
+        def loss(key, rate):
+            state = trained(key, rate, option, data)
+            log_p = _log_probabilities(jax.random.fold_in(key, 7), state, data.held_x, option, family=family)
+            return -jnp.take_along_axis(log_p, data.held_y[:, None], axis=1).mean()
+
+        keys = jax.random.split(jax.random.key(20_000), 3)
+        return jax.vmap(lambda r: jnp.mean(jax.vmap(lambda k: loss(k, r))(keys)))(rates)
+
+    def measure(key, rate, option):
+        data = s.digits(TRAIN, validation=False)
+        state = trained(key, rate, option, data)
         draw, noise = jax.random.split(jax.random.fold_in(key, 7))
         shifted = data.held_x + NOISE * jax.random.normal(noise, data.held_x.shape)
-        found = {}
-        for name, x in (("test", data.held_x), ("shifted", shifted)):
-            values = classification_metrics(_log_probabilities(draw, params, x, kind=kind), data.held_y)
-            found |= {f"{name}_{metric}": value for metric, value in values.items()}
-        return found
 
-    rate = s.best(lambda k, r: measure(k, r, True)["test_loss"], RATES[:2] if smoke else RATES)
-    found = jax.jit(jax.vmap(lambda k: measure(k, rate, False)))(keys)
-    return found | {"learning_rate": jnp.full(len(keys), rate)}
+        def of(x):
+            return classification_metrics(_log_probabilities(draw, state, x, option, family=family), data.held_y)
+
+        found = jax.vmap(of)(jnp.stack([jnp.asarray(data.held_x), shifted]))
+        return {f"{name}_{m}": v[i] for i, name in enumerate(("test", "shifted")) for m, v in found.items()}
+
+    return jax.jit(tune), jax.jit(jax.vmap(measure, (0, None, None)))
+
+
+def _arm(keys, smoke, *, family, option=0.0):
+    tune, measure = _programs(family, 2 if smoke else 25)
+    rates, option = jnp.asarray(RATES), jnp.asarray(option)
+    scores = tune(rates, option)
+    rate = rates[jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))]
+    return measure(keys, rate, option) | {"learning_rate": jnp.full(len(keys), rate)}
 
 
 CLAIM = Claim(
@@ -113,12 +137,12 @@ CLAIM = Claim(
     "the mean over the epochs from half-way.",
     tuning="each arm's rate from the same 6, 0.02 to 1.5, by the mean validation loss (without shift) of 3 other seeds",
     arms={
-        "one": functools.partial(_arm, kind="one"),
-        "swa": functools.partial(_arm, kind="swa"),
-        "ensemble": functools.partial(_arm, kind="ensemble"),
-        "coarse": functools.partial(_arm, kind="coarse"),
-        "dcwa": functools.partial(_arm, kind="fine"),
-        "dcwa_without": functools.partial(_arm, kind="fine", consistency=0.0),
+        "one": functools.partial(_arm, family="one"),
+        "swa": functools.partial(_arm, family="one", option=1.0),
+        "ensemble": functools.partial(_arm, family="ensemble"),
+        "coarse": functools.partial(_arm, family="coarse", option=1.0),
+        "dcwa": functools.partial(_arm, family="fine", option=1.0),
+        "dcwa_without": functools.partial(_arm, family="fine"),
     },
     comparisons=(
         Comparison("lower loss under shift than an ensemble", "coarse", "ensemble", "shifted_loss", "lower"),

@@ -104,7 +104,7 @@ def _merge(place, out, *words, runs=("a",)):
 
 def _models(place, module, run, view="live", steps=None):
     found = read_models(place / run, module, members=None, steps=steps, view=view, live="live", several=False)
-    return [source.params for source in found]
+    return [jax.tree.map(jnp.asarray, source.params) for source in found]
 
 
 def _written(out, module, seeds=(0,), **fields):
@@ -177,45 +177,41 @@ def test_the_result_is_a_run_like_any_other(place, module, tmp_path, capsys):
     assert "is a merge itself: of views it has 'live' only" in capsys.readouterr().err
 
 
-def test_rules_views_steps_and_settings(place, module, tmp_path):
-    a, b = _models(place, module, "a"), _models(place, module, "b")
-    assert _merge(place, tmp_path / "w", "--rule", "wise_ft", "--set", "alpha=0.25", runs=("b", "a")) == 0
-    _close(_written(tmp_path / "w", module, seeds=(7,), rate=0.05).params, _mean([b[0], _mean(a)], [0.75, 0.25]))
-    assert _merge(place, tmp_path / "s", "--steps", "all", "--view", "swa", "--members", "1") == 0
-    early, late = (_models(place, module, "a", "swa", steps=step)[1] for step in ("2", "4"))
-    assert (early["one"]["kernel"] != late["one"]["kernel"]).any()
-    _close(_written(tmp_path / "s", module).params, _mean([early, late]))
-    assert _merge(place, tmp_path / "m", "--rule", "model_stock", runs=("b", "a")) == 0
-    stock = averaging.model_stock(averaging.stack_models(a), b[0])
+def test_a_rule_with_a_setting_on_averages_of_several_steps(place, module, tmp_path):
+    words = ("--rule", "wise_ft", "--set", "alpha=0.25", "--steps", "all", "--view", "swa", "--members", "0")
+    assert _merge(place, tmp_path / "w", *words, runs=("b", "a")) == 0
+    b, a = ([_models(place, module, run, "swa", step)[0] for step in ("2", "4")] for run in ("b", "a"))
+    assert (b[0]["one"]["kernel"] != b[1]["one"]["kernel"]).any()
+    _close(
+        _written(tmp_path / "w", module, seeds=(7,), rate=0.05).params, _mean([*b, *a], [0.75, *[0.25 / 3] * 3])
+    )  # the first stays with 3/4
+
+
+def test_model_stock_of_matched_models(place, module, tmp_path):
+    assert _merge(place, tmp_path / "m", "--rule", "model_stock", "--match", runs=("b", "a")) == 0
+    first, *others = _models(place, module, "b") + _models(place, module, "a")
+    spec, matched = module.permutation_spec(first), []
+    for model in others:
+        order = averaging.weight_matching(jax.random.key(0), first, model, spec, solver="scipy")
+        matched.append(averaging.apply_permutation(order, model, spec))
+    assert any(not np.array_equal(m["one"]["bias"], o["one"]["bias"]) for m, o in zip(matched, others, strict=True))
+    stock = averaging.model_stock(averaging.stack_models(matched), first)
     _close(_written(tmp_path / "m", module, seeds=(7,), rate=0.05).params, stock)
     assert "['one']['kernel']" in json.loads((tmp_path / "m" / "merge.json").read_text())["cosines"]
 
 
-def test_matched_units(place, module, tmp_path):
-    assert _merge(place, tmp_path / "m", "--match") == 0
-    first, *others = _models(place, module, "a")
-    spec, matched = module.permutation_spec(first), [first]
-    for model in others:
-        order = averaging.weight_matching(jax.random.key(0), first, model, spec, solver="scipy")
-        matched.append(averaging.apply_permutation(order, model, spec))
-    assert any(not np.array_equal(m["one"]["bias"], o["one"]["bias"]) for m, o in zip(matched[1:], others, strict=True))
-    _close(_written(tmp_path / "m", module).params, _mean(matched))
-
-
 def test_greedy_choice(place, module, tmp_path, capsys):
-    assert _merge(place, tmp_path / "g", "--rule", "greedy", runs=("a", "b")) == 0
+    assert _merge(place, tmp_path / "g", "--rule", "greedy") == 0
     assert "greedy chose by the test data" in capsys.readouterr().out
-    models = _models(place, module, "a") + _models(place, module, "b")
+    models = _models(place, module, "a")
     score = Place(module, module.Config(), batches=16).score
-    cast = lambda p: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p)  # noqa: E731
-    alone = [score(m) for m in models]
-    chosen, best = [], -np.inf
-    for i in sorted(range(4), key=lambda i: (-alone[i], i)):
-        new = score(cast(_mean([models[j] for j in [*chosen, i]])))
+    alone, chosen, best = [score(m) for m in models], [], -np.inf
+    for i in sorted(range(3), key=lambda i: (-alone[i], i)):
+        mean = _mean([models[j] for j in [*chosen, i]])
+        new = score(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), mean))
         if new >= best:
             chosen, best = [*chosen, i], new
-    made = json.loads((tmp_path / "g" / "merge.json").read_text())
-    assert made["selected"] == sorted(chosen)
+    assert json.loads((tmp_path / "g" / "merge.json").read_text())["selected"] == sorted(chosen)
     results = json.loads((tmp_path / "g" / "summary.json").read_text())["results"]
     merged = next(r["mean"] for r in results if r["view"] == "merged" and r["metric"] == "accuracy")
     assert merged == pytest.approx(best) and merged >= max(alone) - 1e-7

@@ -56,7 +56,7 @@ def sequential_permutation_spec(params: Params, order: Sequence[Any] | None = No
         if key in kernels:
             before, here = here, None if key == kernels[-1] else str(key)
 
-        def of_leaf(x: Array, before: str | None = before, here: str | None = here) -> tuple[str | None, ...]:
+        def of_leaf(x: Any, before: str | None = before, here: str | None = here) -> tuple[str | None, ...]:
             if jnp.ndim(x) < 2:
                 return (here,) * jnp.ndim(x)
             return (*[None] * (jnp.ndim(x) - 2), before, here)

@@ -1,6 +1,8 @@
 """Where a merged model is put to be refreshed and evaluated."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import averaging
-from jaxtrain.core import Params
+from jaxtrain.core import Batch, ModelState, Params
 from jaxtrain.merge._rules import MergeError
 from jaxtrain.merge._runs import evaluated, program_of
+from jaxtrain.training import TrainState
 
 
 class Place:
@@ -27,19 +30,28 @@ class Place:
             experiment = dataclasses.replace(experiment, seeds=tuple(experiment.seeds)[:1], hyper=hyper)
         self.config, self.experiment = config, experiment
         self.program = program_of(experiment)
-        self.empty = self.program.init()
         self.view = self._live_view()
         self._batches = batches
 
     def _live_view(self) -> str:
-        """The view that is the parameters themselves."""
+        """The view that is the parameters themselves; nothing is computed."""
         views = self.experiment.views
-        for name, take in views.items():
-            if take(self.empty) is self.empty.params:
-                return name
-        raise MergeError(f"none of the views {', '.join(views)} is 'lambda state: state.params'; add one")
+        found: list[str] = []
 
-    def _training_batches(self) -> Any:
+        def look(state: Any) -> None:
+            found.extend(name for name, take in views.items() if take(state) is state.params)
+
+        jax.eval_shape(look, self.program.member(self.program.abstract_state(), 0))
+        if not found:
+            raise MergeError(f"none of the views {', '.join(views)} is 'lambda state: state.params'; add one")
+        return found[0]
+
+    @functools.cached_property
+    def empty(self) -> TrainState:
+        """The state of a new run."""
+        return self.program.init()
+
+    def _training_batches(self) -> Batch:
         """Stacked, without a member axis."""
         iterator, found = self.experiment.batches(), []
         for _ in range(self._batches):
@@ -52,25 +64,24 @@ class Place:
             raise MergeError("the training data are empty: there is nothing to recompute running statistics on")
         return jax.tree.map(lambda *x: jnp.stack(x), *found)
 
-    def state(self, params: Params) -> Any:
+    def state(self, params: Params) -> TrainState:
         """A state with these parameters; running statistics are recomputed on training batches, the rest is new."""
         model_state = self.empty.model_state
         if any(jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating) for x in jax.tree.leaves(model_state)):
             model_state = self._refresh(params)
         return self.empty.replace(params=jax.tree.map(jnp.asarray, params), model_state=model_state)
 
-    def _refresh(self, params: Params) -> Any:
-        if not hasattr(self, "_refreshed"):
-            member, batches = self.program.member(self.empty, 0), self._training_batches()
-            hyper = jax.tree.map(lambda x: x[0], self.program.hyper)
+    @functools.cached_property
+    def _refresh(self) -> Callable[[Params], ModelState]:
+        member, batches = self.program.member(self.empty, 0), self._training_batches()
+        hyper = jax.tree.map(lambda x: x[0], self.program.hyper)
 
-            def update(params: Params, model_state: Any, batch: Any) -> Any:
-                # a step of training, of which the running statistics are kept; XLA drops the rest
-                state = member.replace(params=params, model_state=model_state)
-                return self.experiment.step(state, batch, hyper)[0].model_state
+        def update(params: Params, model_state: ModelState, batch: Batch) -> ModelState:
+            # a step of training, of which the running statistics are kept; XLA drops the rest
+            state = member.replace(params=params, model_state=model_state)
+            return self.experiment.step(state, batch, hyper)[0].model_state
 
-            self._refreshed = jax.jit(lambda p: averaging.recompute_batch_stats(update, p, member.model_state, batches))
-        return self._refreshed(params)
+        return jax.jit(lambda p: averaging.recompute_batch_stats(update, p, member.model_state, batches))
 
     def evaluate(self, params: Params) -> dict[tuple[str, str], float]:
         """What the experiment measures of the parameters."""

@@ -9,10 +9,10 @@ from experiments import supervised as s
 from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import gossip_round
 
-TRAIN, NODES, BATCH, LOCAL_STEPS, ROUNDS = 1280, 12, 16, 3, 80
+TRAIN, NODES, BATCH, LOCAL_STEPS, ROUNDS = 1280, 12, 16, 3, 200
 SIZES = (64, 32, 32, 32, 32, 10)
 RATES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-TARGET = 0.8
+TARGET, LEFT_CHANCE = 0.8, 0.2
 
 
 def _ring(degree):
@@ -78,16 +78,16 @@ def _arm(keys, smoke, *, corrected, degree, common=False):
     curves = measure(keys, rate, arm)
     return {
         "rounds_to_target": jax.vmap(lambda curve: s.first_below(-curve, -TARGET))(curves),
+        "plateau": jax.vmap(lambda curve: s.first_below(-curve, -LEFT_CHANCE))(curves),
         "accuracy": curves,
         "learning_rate": jnp.full(len(keys), rate),
     }
 
 
-def _sooner(name, arm, baseline, margin=0.0):
+def _sooner(name, arm, baseline, margin=0.0, metric="rounds_to_target"):
     return Comparison(
-        name=name, arm=arm, baseline=baseline, metric="rounds_to_target", better="lower", margin=margin,
-        scale="log_ratio",
-    )  # fmt: skip
+        name=name, arm=arm, baseline=baseline, metric=metric, better="lower", margin=margin, scale="log_ratio"
+    )
 
 
 CLAIM = Claim(
@@ -101,7 +101,10 @@ CLAIM = Claim(
     "node, then an average over a node and its 2 or 8 nearest on a ring. federated: plain averages over all nodes from "
     "one initialisation. 80 rounds; mean accuracy of the 12 models on 500 test images after every round; rounds to 80 % "
     "(81 where it is not reached).",
-    tuning="each arm's rate from the same 6, 0.05 to 1, by the mean validation error over all rounds of 3 other seeds",
+    tuning="each arm's rate from the same 6, 0.05 to 1, by the mean validation error over all rounds of 3 other seeds. A "
+    "first run had 80 rounds, in which no model of plain averages reached 80 %, so that their plateaus could not be "
+    "compared (with 8 neighbours corrected averages took 26 rounds, federated averaging 22): hence 200, and the plateau "
+    "measured by itself",
     arms={
         "plain_2": functools.partial(_arm, corrected=False, degree=2),
         "plain_8": functools.partial(_arm, corrected=False, degree=8),
@@ -110,7 +113,7 @@ CLAIM = Claim(
         "federated": functools.partial(_arm, corrected=False, degree=NODES - 1, common=True),
     },
     comparisons=(
-        _sooner("the plateau of plain averages grows with the degree", "plain_2", "plain_8"),
+        _sooner("the plateau of plain averages grows with the degree", "plain_2", "plain_8", metric="plateau"),
         _sooner("corrected averages reach 80 % sooner, 2 neighbours", "corrected_2", "plain_2"),
         _sooner("corrected averages reach 80 % sooner, 8 neighbours", "corrected_8", "plain_8"),
         # "comparable": at most a quarter more rounds; ln 1.25

@@ -103,7 +103,7 @@ def _merge(place, out, *words, runs=("a",)):
 
 
 def _models(place, module, run, view="live", steps=None):
-    found = read_models(place / run, module, members=None, steps=steps, view=view, live="live", several=False)
+    found = read_models(place / run, module, members=None, steps=steps, view=view, live="live", label="")
     return [jax.tree.map(jnp.asarray, source.params) for source in found]
 
 

@@ -81,13 +81,11 @@ def merge(
     first_config = configured(module, read_config(folders[0])[1], folders[0])
     place = Place(module, first_config, batches=batches)
     view = place.view if view is None else view
-    sources = [
-        source
-        for folder in folders
-        for source in read_models(
-            folder, module, members=members, steps=steps, view=view, live=place.view, several=len(folders) > 1
-        )
-    ]
+    short = len({folder.name for folder in folders}) == len(folders)
+    sources = []
+    for folder in folders:
+        label = "" if len(folders) == 1 else folder.name if short else str(folder)
+        sources += read_models(folder, module, members=members, steps=steps, view=view, live=place.view, label=label)
     if len(sources) < RULES[rule].minimum:
         raise MergeError(
             f"{rule} needs at least {RULES[rule].minimum} models, these are {len(sources)}: give more runs, members or "

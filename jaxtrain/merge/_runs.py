@@ -95,7 +95,7 @@ def evaluated(experiment: Experiment, program: Ensemble, state: Any, view: str) 
 
 
 def read_models(
-    folder: Path, module: Any, *, members: str | None, steps: str | None, view: str, live: str, several: bool
+    folder: Path, module: Any, *, members: str | None, steps: str | None, view: str, live: str, label: str
 ) -> list[Source]:
     """The models of a run: of every step that is asked for (the newest), every member that is asked for (all).
 
@@ -122,11 +122,14 @@ def read_models(
         raise MergeError(f"{folder} has no member {wrong[0]}: it has 0 to {program.num_members - 1}")
     found = []
     for step in wanted:
-        restored = checkpoints.restore(program.abstract_state(), step)
+        try:
+            restored = checkpoints.restore(program.abstract_state(), step)
+        except ValueError as error:  # the experiment is another than the one that was run
+            raise MergeError(f"{folder}: {error}") from error
         params = jax.device_get(program.map(experiment.views[view])(restored.state))
         metrics = evaluated(experiment, program, restored.state, view)
         for member in chosen:
-            parts = [folder.name] if several else []
+            parts = [label] if label else []
             parts += [f"step {restored.step}"] if len(wanted) > 1 else []
             parts += [f"member {member}"] if program.num_members > 1 or not parts else []
             found.append(

@@ -27,6 +27,15 @@ def _logits(params, x):
     return x @ params[-1]["w"] + params[-1]["b"]
 
 
+SPEC = sequential_permutation_spec(_mlp(0))
+_by_optax = jax.jit(lambda key, a, b: weight_matching(key, a, b, SPEC))
+
+
+def _found(key, a, b):
+    """By both solvers."""
+    return _by_optax(key, a, b), weight_matching(key, a, b, SPEC, solver="scipy")
+
+
 def _random(units, seed):
     rng = np.random.default_rng(seed)
     return {p: rng.permutation(n) for p, n in units.items()}
@@ -65,28 +74,26 @@ def released_loop(order, params_a, params_b, axes, sizes):
 
 def test_a_permuted_network_is_the_same_function_and_is_matched_back(x64):
     a = _mlp(0, dtype=jnp.float64)
-    spec, x = sequential_permutation_spec(a), np.random.default_rng(1).normal(size=(7, 3))
-    b = apply_permutation(_random({"0": 6, "1": 5}, 2), a, spec)
+    x = np.random.default_rng(1).normal(size=(7, 3))
+    b = apply_permutation(_random({"0": 6, "1": 5}, 2), a, SPEC)
     np.testing.assert_allclose(_logits(b, x), _logits(a, x), rtol=1e-12)
     assert any((p["w"] != q["w"]).any() for p, q in zip(a, b, strict=True))
-    for solver in ("optax", "scipy"):
-        found = weight_matching(jax.random.key(3), a, b, spec, solver=solver)
-        jax.tree.map(np.testing.assert_array_equal, apply_permutation(found, b, spec), a)
+    for found in _found(jax.random.key(3), a, b):
+        jax.tree.map(np.testing.assert_array_equal, apply_permutation(found, b, SPEC), a)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_unlike_networks_are_matched_as_the_released_loop_matches_them(x64, seed):
     a, b = _mlp(10 + seed, dtype=jnp.float64), _mlp(20 + seed, dtype=jnp.float64)
-    spec, key = sequential_permutation_spec(a), jax.random.key(seed)
+    key = jax.random.key(seed)
     flat = [{f"{i}/{k}": np.asarray(v) for i, layer in enumerate(p) for k, v in layer.items()} for p in (a, b)]
-    axes = {f"{i}/{k}": v for i, layer in enumerate(spec) for k, v in layer.items()}
+    axes = {f"{i}/{k}": v for i, layer in enumerate(SPEC) for k, v in layer.items()}
 
     def order(sweep):
         return np.asarray(jax.random.permutation(jax.random.fold_in(key, sweep), 2))
 
     want = released_loop(order, *flat, axes, {"0": 6, "1": 5})
-    for solver in ("optax", "scipy"):
-        found = weight_matching(key, a, b, spec, solver=solver)
+    for found in _found(key, a, b):
         jax.tree.map(np.testing.assert_array_equal, found, want)
 
 
@@ -158,7 +165,7 @@ def test_convolutions_normalisations_and_flattened_images():
 def test_what_is_not_finite_stays_in_its_order():
     a = _mlp(0)
     broken = jax.tree.map(lambda x: x.at[..., 0].set(jnp.nan), a)
-    found = weight_matching(jax.random.key(0), a, broken, sequential_permutation_spec(a))
+    found = _by_optax(jax.random.key(0), a, broken)
     assert found["0"].tolist() == list(range(6)) and found["1"].tolist() == list(range(5))
 
 

@@ -1,8 +1,7 @@
-"""The command line: ``jaxtrain run | report | list | papers | claim | bench``."""
+"""The command line: ``jaxtrain run | report | merge | list | papers | claim | bench``."""
 
 import argparse
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import os
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.config import ConfigError, apply_settings, describe
+from jaxtrain.config import ConfigError, apply_settings, describe, nearest
 from jaxtrain.workloads import NAMES
 
 _EXIT_CODES = """exit codes:
@@ -26,12 +25,6 @@ class UsageError(Exception):
     """What the user asked for does not exist; says what does."""
 
 
-def _nearest(word: str, known: Sequence[str], what: str) -> str:
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"there is no {what} '{word}'; {hint}"
-
-
 def load_workload(name: str) -> tuple[str, Any]:
     """The module of a shipped workload or of a user's file, with its name.
 
@@ -41,7 +34,7 @@ def load_workload(name: str) -> tuple[str, Any]:
     if name in NAMES:
         return name, importlib.import_module(f"jaxtrain.workloads.{name}")
     if not name.endswith(".py"):
-        raise UsageError(_nearest(name, NAMES, "workload") + ". Your own: jaxtrain run FILE.py")
+        raise UsageError(nearest(name, NAMES, "workload") + ". Your own: jaxtrain run FILE.py")
     path = Path(name)
     if not path.is_file():
         raise UsageError(f"there is no file {name}")
@@ -182,6 +175,40 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _merge(args: argparse.Namespace) -> int:
+    from jaxtrain import merge
+    from jaxtrain.report import table, write_report
+    from jaxtrain.training.run_folder import RunFolder
+
+    workdir = Path(args.workdir)
+    try:
+        name = merge.read_config(Path(args.folders[0]))[0]
+        if args.experiment is None and name not in NAMES:
+            raise UsageError(f"{args.folders[0]} is a run of a file of your own; name it: --experiment {name}.py")
+        title, module = load_workload(args.experiment or name)
+        if title != name:
+            raise UsageError(f"{args.folders[0]} is a run of '{name}', --experiment {args.experiment} is another")
+        summary = merge.merge(
+            [Path(folder) for folder in args.folders],
+            workdir,
+            module,
+            rule=args.rule,
+            settings=args.settings,
+            members=args.members,
+            steps=args.steps,
+            view=args.view,
+            match=args.match,
+            batches=args.batches,
+        )
+    except merge.MergeError as error:
+        raise UsageError(str(error)) from error
+    print(table(summary))
+    report = RunFolder(workdir).report_file
+    write_report([workdir], report)
+    print(f"merged: {workdir}, report: {report}")
+    return 0
+
+
 def _list(args: argparse.Namespace) -> int:
     del args
     print("workloads (jaxtrain run NAME):")
@@ -214,14 +241,14 @@ def _claim(args: argparse.Namespace) -> int:
 
     known = harness.discover()
     if args.slug not in known:
-        raise UsageError(_nearest(args.slug, list(known), "claim"))
+        raise UsageError(nearest(args.slug, list(known), "claim"))
     return harness.command(args.slug, smoke=args.smoke, seeds=args.seeds)
 
 
 def _bench(args: argparse.Namespace) -> int:
     known = _benchmarks(clone_folder("experiments"))
     if args.name not in known:
-        raise UsageError(_nearest(args.name, known, "benchmark"))
+        raise UsageError(nearest(args.name, known, "benchmark"))
     return importlib.import_module(f"experiments.benchmarks.{args.name}").main(args.options) or 0
 
 
@@ -262,6 +289,19 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs")
     report.add_argument("--output", metavar="FILE", help="default: DIR/report.html, or comparison.html for several")
     report.set_defaults(do=_report)
+
+    from jaxtrain.merge import command as merge
+
+    merging = commands.add_parser(
+        "merge",
+        help="several trained models become one, evaluated beside them",
+        description="Merges models of runs of one experiment. Running statistics of BatchNorm are recomputed on training\n"
+        "data; the result is the folder of a run with one member.",
+        epilog=f"rules:\n{merge.rules()}",
+        formatter_class=raw,
+    )
+    merge.add_arguments(merging)
+    merging.set_defaults(do=_merge)
 
     commands.add_parser("list", help="workloads, claims and benchmarks").set_defaults(do=_list)
 

@@ -20,6 +20,17 @@ def option(default: Any, doc: str) -> Any:
     return dataclasses.field(default=default, metadata={"doc": doc})
 
 
+def nearest(word: str, known: Sequence[str], what: str) -> str:
+    """Says that there is no such thing, and what there is that looks like it.
+
+    >>> nearest("digit", ["digits", "bytes"], "workload")
+    "there is no workload 'digit'; did you mean digits?"
+    """
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"there is no {what} '{word}'; {hint}"
+
+
 def type_name(hint: Any) -> str:
     """``int``, ``tuple of int``, ``float or None`` …
 

@@ -25,7 +25,7 @@ STAGES = {
 }
 BETWEEN_STAGES = {"gradients": {"aggregation"}}
 """What the data flow needs, and no more: from stage -> to stages. Must stay free of cycles."""
-ABOVE = {"testing", "papers", "workloads", "cli", "config", "report", "__main__"}
+ABOVE = {"testing", "papers", "workloads", "merge", "cli", "config", "report", "__main__"}
 """May use everything below them. Nothing below uses them."""
 CORE = {"jax", "jaxlib", "flax", "optax", "chex", "orbax", "jaxtyping", "numpy", "jaxtrain"}
 EXPERIMENTAL = {"multihost_utils"}

@@ -5,6 +5,16 @@ from jaxtrain.averaging._models import stack_models
 from jaxtrain.averaging.adamerging import adamerging_fit, adamerging_loss, clip_coefficients
 from jaxtrain.averaging.bang import balanced_finetune_loss, output_space_ensemble
 from jaxtrain.averaging.batch_stats import averaged_model, recompute_batch_stats
+from jaxtrain.averaging.combinatorial import consistency_loss, dca_predict, dca_sample, dca_train_loss, dcwa
+from jaxtrain.averaging.connectivity import (
+    Plane,
+    layerwise_barriers,
+    loss_barrier,
+    loss_on_line,
+    loss_on_plane,
+    plane_coordinates,
+    plane_through,
+)
 from jaxtrain.averaging.diversity import (
     Decomposition,
     bvcl_decomposition,
@@ -28,6 +38,7 @@ from jaxtrain.averaging.gradient_matching import (
     merge_gradient_matching,
 )
 from jaxtrain.averaging.lawa import LawaState, lawa
+from jaxtrain.averaging.matching import apply_permutation, sequential_permutation_spec, weight_matching
 from jaxtrain.averaging.power_ema import (
     PowerEmaState,
     posthoc_ema,
@@ -46,6 +57,7 @@ from jaxtrain.averaging.swa import SwaState, swa, uniform_average
 from jaxtrain.averaging.swad import SwadState, swad, swad_update
 from jaxtrain.averaging.switch_ema import SwitchEmaState, ema_decay_warmup, switch_ema
 from jaxtrain.averaging.tasks import merge_task_vectors, task_arithmetic, task_vectors, ties, ties_trim, ties_trim_elect
+from jaxtrain.averaging.variance_corrected import gossip_round, rescale_to_variance, variance_corrected_average
 
 __all__ = [
     "Average",
@@ -53,6 +65,7 @@ __all__ = [
     "Decomposition",
     "LawaState",
     "ParamsEmaState",
+    "Plane",
     "PowerEmaState",
     "SwaState",
     "SwadState",
@@ -60,11 +73,17 @@ __all__ = [
     "adamerging_fit",
     "adamerging_loss",
     "annealed_ema",
+    "apply_permutation",
     "averaged_model",
     "averaged_params",
     "balanced_finetune_loss",
     "bvcl_decomposition",
     "clip_coefficients",
+    "consistency_loss",
+    "dca_predict",
+    "dca_sample",
+    "dca_train_loss",
+    "dcwa",
     "diagonal_fisher",
     "diversity_ratio_error",
     "ema_decay_for_batch_size",
@@ -73,10 +92,15 @@ __all__ = [
     "ensemble_ood_accuracy",
     "false_false_true_rate",
     "fisher_average",
+    "gossip_round",
     "gradient_mismatch",
     "greedy_soup",
     "keep_best",
     "lawa",
+    "layerwise_barriers",
+    "loss_barrier",
+    "loss_on_line",
+    "loss_on_plane",
     "merge_gradient_matching",
     "merge_task_vectors",
     "model_stock",
@@ -85,6 +109,8 @@ __all__ = [
     "output_space_ensemble",
     "params_ema",
     "periodic_model_stock",
+    "plane_coordinates",
+    "plane_through",
     "posthoc_ema",
     "posthoc_ema_coefficients",
     "power_ema_beta",
@@ -95,8 +121,10 @@ __all__ = [
     "power_function_ema",
     "q_diversity",
     "recompute_batch_stats",
+    "rescale_to_variance",
     "scale_ema_decay",
     "scale_hyperparameters",
+    "sequential_permutation_spec",
     "soup",
     "squared_locality",
     "stack_models",
@@ -110,5 +138,7 @@ __all__ = [
     "ties_trim",
     "ties_trim_elect",
     "uniform_average",
+    "variance_corrected_average",
+    "weight_matching",
     "wise_ft",
 ]

@@ -17,8 +17,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxtrain.averaging import SwaState, SwitchEmaState, averaged_params, recompute_batch_stats, swa, switch_ema
+from jaxtrain.averaging import (
+    SwaState,
+    SwitchEmaState,
+    averaged_params,
+    recompute_batch_stats,
+    sequential_permutation_spec,
+    swa,
+    switch_ema,
+)
 from jaxtrain.config import option
+from jaxtrain.core import Params
 from jaxtrain.gradients import value_and_grad
 from jaxtrain.training import Experiment, create_state, make_step
 from jaxtrain.training.adapters import from_nnx, mean_objective, per_example_objective
@@ -127,6 +136,11 @@ class MemberBatches:
         rows = moves[:, 0, None, None] + np.arange(height)[:, None]
         columns = moves[:, 1, None, None] + np.arange(width)
         return padded[np.arange(n)[:, None, None], rows, columns]
+
+
+def permutation_spec(params: Params) -> Any:
+    """Which units have no order; for ``jaxtrain merge --match``."""
+    return sequential_permutation_spec(params, ("conv1", "norm1", "conv2", "norm2", "head"))
 
 
 def build(config: Config) -> Experiment:

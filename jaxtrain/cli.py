@@ -252,7 +252,7 @@ def _bench(args: argparse.Namespace) -> int:
     return importlib.import_module(f"experiments.benchmarks.{args.name}").main(args.options) or 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="jaxtrain",
@@ -290,18 +290,19 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", metavar="FILE", help="default: DIR/report.html, or comparison.html for several")
     report.set_defaults(do=_report)
 
-    from jaxtrain.merge import command as merge
-
     merging = commands.add_parser(
         "merge",
         help="several trained models become one, evaluated beside them",
         description="Merges models of runs of one experiment. Running statistics of BatchNorm are recomputed on training\n"
         "data; the result is the folder of a run with one member.",
-        epilog=f"rules:\n{merge.rules()}",
         formatter_class=raw,
     )
-    merge.add_arguments(merging)
     merging.set_defaults(do=_merge)
+    if "merge" in argv[:1]:  # its rules come from a stage, which other commands need not import
+        from jaxtrain.merge import command as merge
+
+        merge.add_arguments(merging)
+        merging.epilog = f"rules:\n{merge.rules()}"
 
     commands.add_parser("list", help="workloads, claims and benchmarks").set_defaults(do=_list)
 
@@ -328,7 +329,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser(argv)
     args = parser.parse_args(argv)
     from jaxtrain.training.checkpoint import CheckpointError
     from jaxtrain.training.run_folder import RunFolderError

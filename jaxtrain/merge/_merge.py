@@ -18,7 +18,8 @@ from jaxtrain.merge._place import Place, matched
 from jaxtrain.merge._rules import RULES, MergeError, read_options
 from jaxtrain.merge._runs import Source, configured, read_config, read_models
 from jaxtrain.training.checkpoint import Checkpointer
-from jaxtrain.training.run_folder import RunFolder, digest, environment, write_json
+from jaxtrain.training.run_folder import RunFolder, digest, environment, versions, write_json
+from jaxtrain.training.sharding import bytes_per_device
 from jaxtrain.training.summary import interval
 from jaxtrain.training.writers import CsvWriter, Row
 
@@ -178,6 +179,7 @@ def _write(
         "last_evaluation": [[split, f"merged/{metric}", [value]] for (split, metric), value in metrics.items()],
         "seconds": seconds,
         "mode": place.program.mode,
+        "versions": versions(),
         "config": {"experiment": name, "config": json.loads(json.dumps(config))},
     }
     checkpoints.save(step, state, extra)
@@ -190,6 +192,7 @@ def _write(
         "mode": place.program.mode,
         "parameters": place.program.num_parameters,
         "members": 1,
+        "state_bytes_per_device": bytes_per_device(state),
         "costs": {"seconds": round(seconds, 3), "train_seconds": _trained(sources), "checkpoint_stall_seconds": 0.0},
         "results": _results(sources, metrics),
         "headline": list(e.headline),

@@ -10,7 +10,7 @@ from optax.experimental import aggregating
 from jaxtrain.core import Key, check_key
 
 
-class KeyState(NamedTuple):
+class KeyedState(NamedTuple):
     """State of an aggregator that draws: the key of the next round."""
 
     key: Key
@@ -21,10 +21,13 @@ def as_optax(aggregate: Callable[..., Any], *, key: Key | None = None) -> aggreg
 
     Args:
       aggregate: takes a pytree with a leading axis of gradients, gives one without. With a key: takes a key before it.
-      key: for a rule that draws (bucketing, gradient splitting); every round gets one of its own. ``None``: it draws nothing.
+      key: for a rule that draws (bucketing, gradient splitting, PCGrad); every round gets one of its own.
 
     Returns:
       A pair ``(init, update)``; its state is empty, or the key.
+
+    Raises:
+      TypeError: a key that is not typed.
 
     >>> import jax.numpy as jnp
     >>> from jaxtrain.aggregation import upgrad
@@ -47,6 +50,6 @@ def as_optax(aggregate: Callable[..., Any], *, key: Key | None = None) -> aggreg
     def update_with_key(updates, state, params=None, **extra_args):
         del params, extra_args
         now, later = jax.random.split(state.key)
-        return aggregate(now, updates), KeyState(later)
+        return aggregate(now, updates), KeyedState(later)
 
-    return aggregating.Aggregator(lambda params: KeyState(key), update_with_key)
+    return aggregating.Aggregator(lambda params: KeyedState(key), update_with_key)

@@ -16,7 +16,7 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def gramian(stacked: Any) -> Float[Array, "m m"]:
+def gramian(stacked: Any, *, axis_name: str | None = None) -> Float[Array, "m m"]:
     r"""Inner products of all pairs of gradients, :math:`G_{ij} = \langle g_i, g_j \rangle`, over all leaves.
 
     Leaf after leaf, without a concatenated Jacobian: sharded leaves stay where they are and only m × m numbers travel.
@@ -24,6 +24,8 @@ def gramian(stacked: Any) -> Float[Array, "m m"]:
 
     Args:
       stacked: pytree, every leaf ``(m, ...)``.
+      axis_name: a mapped axis that the coordinates of the gradients are split over (see :func:`sharded`): the inner
+        products are summed over it.
 
     Returns:
       ``(m, m)``.
@@ -44,10 +46,11 @@ def gramian(stacked: Any) -> Float[Array, "m m"]:
             x, x, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST, preferred_element_type=kind
         )
 
-    return sum(one(x) for x in jax.tree.leaves(stacked))
+    total = sum(one(x) for x in jax.tree.leaves(stacked))
+    return total if axis_name is None else jax.lax.psum(total, axis_name)
 
 
-def row_scales(stacked: Any) -> Float[Array, " m"]:
+def row_scales(stacked: Any, *, axis_name: str | None = None) -> Float[Array, " m"]:
     """For every gradient a power of two near its largest entry; 1 for a zero or a non-finite one.
 
     Divided by it, no square of an entry overflows, and none that matters underflows.
@@ -56,7 +59,9 @@ def row_scales(stacked: Any) -> Float[Array, " m"]:
     def largest(x: Array) -> Array:
         return jnp.max(jnp.abs(_wide(x)).reshape(x.shape[0], -1), axis=1, initial=0.0)
 
-    top = jax.tree.reduce(jnp.maximum, jax.tree.map(largest, stacked))
+    top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, jax.tree.map(largest, stacked)))
+    if axis_name is not None:
+        top = jax.lax.pmax(top, axis_name)
     usable = (top > 0) & jnp.isfinite(top)
     _, exponent = jnp.frexp(jnp.where(usable, top, 1.0))
     # capped, so that the inverse of the power is a normal number too

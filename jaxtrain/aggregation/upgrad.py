@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from jaxtrain.aggregation._lcp import complementary
 from jaxtrain.aggregation._trees import gramian, row_scales, scale_rows
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.tree import check_stack, weighted_sum
@@ -85,48 +86,8 @@ def dual_cone_projection_weights(
     # each problem is homogeneous in u: solved for u of size 1
     size = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
     size = jnp.where(size > 0, size, 1.0)
-    w = rows + size * _complementary(g, rows / size)
+    w = rows + size * complementary(g, jnp.matmul(rows / size, g, precision="highest"))
     return (w / (lengths * to_unit)).reshape(u.shape)
-
-
-def _complementary(g: Float[Array, "m m"], u: Float[Array, "k m"]) -> Float[Array, "k m"]:
-    """For each row the z ≥ 0 with y = G (u + z) ≥ 0 and z · y = 0."""
-    m = g.shape[0]
-    q = jnp.matmul(u, g, precision="highest")
-    eye = jnp.eye(m, dtype=g.dtype)
-    tolerance = 16 * jnp.finfo(g.dtype).eps
-
-    def solve(free: Bool[Array, "k m"]) -> tuple[Array, Array]:
-        both = free[:, :, None] & free[:, None, :]
-        factor = jnp.linalg.cholesky(jnp.where(both, g, eye), symmetrize_input=False)
-        rhs = jnp.where(free, -q, 0.0)[..., None]
-        half = jax.lax.linalg.triangular_solve(factor, rhs, left_side=True, lower=True)
-        z = jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[..., 0]
-        y = jnp.where(free, 0.0, q + jnp.matmul(z, g, precision="highest"))
-        # the linear equations are met up to rounding: what is negative within it counts as zero
-        slack = tolerance * (1 + jnp.sum(jnp.abs(z), axis=-1, keepdims=True))
-        return z, jnp.where(free, z < -slack, y < -slack)
-
-    def cond(carry):
-        _, _, wrong, _, _, i = carry
-        return wrong.any() & (i < 50 + 2 * m)
-
-    def body(carry):
-        free, _, wrong, fewest, chances, i = carry
-        count = wrong.sum(axis=-1)
-        better = count < fewest
-        chances = jnp.where(better, 3, chances - 1)
-        last = jnp.arange(m) == (m - 1 - jnp.argmax(wrong[:, ::-1], axis=-1))[:, None]
-        flip = wrong & (last | (chances >= 0)[:, None])
-        free = free ^ flip
-        z, wrong = solve(free)
-        return free, z, wrong, jnp.minimum(count, fewest), chances, i + 1
-
-    free = q < 0
-    z, wrong = solve(free)
-    start = (free, z, wrong, jnp.full(len(u), m + 1), jnp.full(len(u), 3), 0)
-    _, z, *_ = jax.lax.while_loop(cond, body, start)
-    return jnp.maximum(z, 0.0)
 
 
 def upgrad_weights(
@@ -180,6 +141,7 @@ def upgrad(
     scaling: str = "diagonal",
     reg_eps: Number = 1e-4,
     norm_eps: Number = 0.0,
+    axis_name: str | None = None,
 ) -> Any:
     r"""UPGrad of a stack of gradients: :math:`\sum_i p_i\, \pi_J(g_i)`, see :func:`upgrad_weights`.
 
@@ -193,6 +155,7 @@ def upgrad(
       scaling: see :func:`dual_cone_projection_weights`.
       reg_eps: see there; may be traced.
       norm_eps: see there.
+      axis_name: a mapped axis that the coordinates are split over, see :func:`sharded`.
 
     Returns:
       The tree without the leading axis; leaves keep their dtype.
@@ -208,12 +171,14 @@ def upgrad(
     m = check_stack(stacked, where="upgrad")
     if preference is not None and preference.shape != (m,):
         raise ValueError(f"preference has shape {preference.shape}, the stack holds {m} gradients; give ({m},)")
+    rows = stacked
     if scaling == "diagonal":
         # Jᵀu = (J/s)ᵀ(s u): the lengths move into the preference
-        scales = row_scales(stacked)
-        stacked = scale_rows(stacked, 1 / scales)
+        scales = row_scales(stacked, axis_name=axis_name)
+        rows = scale_rows(stacked, 1 / scales)
         preference = scales / m if preference is None else preference * scales
-    weights = upgrad_weights(
-        gramian(stacked), preference=preference, scaling=scaling, reg_eps=reg_eps, norm_eps=norm_eps
-    )
+        # scaled anew for the sum: else all of the scaled gradients would be kept from the first use to the second
+        stacked = scale_rows(jax.lax.optimization_barrier(stacked), 1 / scales)
+    g = gramian(rows, axis_name=axis_name)
+    weights = upgrad_weights(g, preference=preference, scaling=scaling, reg_eps=reg_eps, norm_eps=norm_eps)
     return weighted_sum(weights, stacked)

@@ -149,9 +149,7 @@ def dca_predict(
     return total / num_samples
 
 
-def consistency_loss(
-    logits: Float[Array, "*batch classes"], ref_logits: Float[Array, "*batch classes"]
-) -> Float[Array, "*batch"]:
+def consistency_loss(logits: Float[Array, "*batch classes"], ref_logits: Float[Array, "..."]) -> Float[Array, "*batch"]:
     r"""How far predictions are from reference predictions, for each example.
 
     .. math:: \mathrm{KL}(p_{\mathrm{ref}} \,\|\, p) = \sum_k p_{\mathrm{ref},k} (\log p_{\mathrm{ref},k} - \log p_k)

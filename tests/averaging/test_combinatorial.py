@@ -185,7 +185,6 @@ def test_clear_errors():
     x, y = jnp.ones((1, 3)), jnp.array([0])
     mixed = {"l": {"kernel": jnp.ones((2, 3, 5)), "bias": jnp.ones((2, 4))}}
     for call, kind, message in (
-        (lambda: dca_sample(0, copies), TypeError, "dca_sample needs a typed key"),
         (lambda: dca_sample(key, copies, granularity="block"), ValueError, "layer, channel, model or a function"),
         (lambda: dca_sample(key, mixed, granularity="channel"), ValueError, r"\['l'\]\['kernel'\] has 5"),
         (lambda: dca_sample(key, {"s": jnp.ones(2)}, granularity="channel"), ValueError, r"\['s'\] has none"),

@@ -21,5 +21,5 @@ def test_runs_and_carries_its_outputs(path, tmp_path):
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
-def test_there_are_the_two_that_the_readme_names():
-    assert [path.stem for path in NOTEBOOKS] == ["quickstart", "sharding"]
+def test_there_are_those_that_the_readme_names():
+    assert [path.stem for path in NOTEBOOKS] == ["averaging", "quickstart", "sharding"]

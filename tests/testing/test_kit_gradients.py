@@ -1,4 +1,4 @@
-"""For every law of gradient functions a wrong one that breaks just that law, and some of ours, which break none."""
+"""For every law of gradient functions a wrong one that breaks just that law, and all of ours, which break none."""
 
 import inspect
 
@@ -128,14 +128,33 @@ OURS = {
         {"evaluations": 2, "tolerance": 1e-5, "splits_batch": True},
     ),
     "sam": (lambda f: gradients.sam(gradients.value_and_grad(f)), {"evaluations": 2}),
+    "imbsam": (
+        lambda f: gradients.imbsam(f, lambda batch: batch["y"][:, 0] > 0, tail_weight=1.0),
+        {"evaluations": 2, "per_example": True},
+    ),
     "jacobian": (
         gradients.jacobian,
         {"evaluations": 1, "per_example": True, "stacked": True, "tolerance": 1e-5},
+    ),
+    "per_example": (
+        lambda f: gradients.per_example(f, parallel=4),
+        {"evaluations": 2, "per_example": True, "stacked": True, "tolerance": 1e-5, "splits_batch": True},
     ),
     "iwrm": (
         lambda f: gradients.iwrm(f, _mean),
         {"evaluations": 1, "per_example": True, "tolerance": 1e-5, "splits_batch": True},
     ),
+    # 1e-2 moves a loss of order one by some thousand roundings of its own
+    "zeroth_order": (
+        lambda f: gradients.zeroth_order(f, directions=2, smoothing=1e-2),
+        {"evaluations": 4, "samples": True, "rtol": 1e-2},
+    ),
+    "zeroth_order_sphere": (
+        lambda f: gradients.zeroth_order(f, smoothing=1e-2, distribution="sphere", scheme="forward"),
+        {"evaluations": 2, "samples": True, "rtol": 1e-2},
+    ),
+    # 16 parameters, and float32's best step
+    "finite_differences": (gradients.finite_differences, {"evaluations": 32, "tolerance": 2e-3, "rtol": 2e-3}),
 }
 
 

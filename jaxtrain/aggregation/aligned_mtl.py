@@ -9,7 +9,7 @@ from jaxtrain.aggregation._gramians import check_preference, combined, wide_gram
 
 
 def aligned_mtl_weights(
-    gramian: Float[Array, "m m"],
+    gramian: Float[Array, "m n"],
     *,
     preference: Float[Array, " k"] | None = None,
     scale_mode: str = "min",

@@ -11,7 +11,7 @@ from jaxtrain.aggregation._lcp import complementary
 from jaxtrain.core import Number, check_finite_number
 
 
-def cagrad_weights(gramian: Float[Array, "m m"], *, c: Number = 0.5, reg_eps: Number = 1e-5) -> Float[Array, " m"]:
+def cagrad_weights(gramian: Float[Array, "m n"], *, c: Number = 0.5, reg_eps: Number = 1e-5) -> Float[Array, " m"]:
     r"""The weights of CAGrad.
 
     .. math:: J^\top w = \operatorname*{argmax}_d \min_i \langle g_i, d\rangle \quad\text{with}\quad

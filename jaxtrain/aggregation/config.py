@@ -9,14 +9,16 @@ from jaxtrain.aggregation._gramians import check_preference, combined, over_leng
 
 
 def _solve(cosines: Float[Array, "m m"], right: Float[Array, " m"]) -> Float[Array, " m"]:
-    """The shortest least-squares solution; eigenvalues below rounding are zero."""
+    """The shortest least-squares solution; eigenvalues and components of the right side below rounding are zero."""
     values, vectors = jnp.linalg.eigh(cosines)
-    used = ~(values <= len(values) * jnp.finfo(cosines.dtype).eps * jnp.max(values))
-    inverse = jnp.where(used, 1 / jnp.where(used, values, 1.0), 0.0)
-    return jnp.matmul(vectors, inverse * (right @ vectors), precision="highest")
+    # a cosine carries some eight roundings: those of the inner product, and of the two lengths that it is divided by
+    rounding = 8 * len(values) * jnp.finfo(cosines.dtype).eps
+    components = jnp.matmul(right, vectors, precision="highest")
+    used = ~((values <= rounding * jnp.max(values)) | (jnp.abs(components) <= rounding * jnp.linalg.norm(right)))
+    return jnp.matmul(vectors, jnp.where(used, components / jnp.where(used, values, 1.0), 0.0), precision="highest")
 
 
-def config_weights(gramian: Float[Array, "m m"], *, preference: Float[Array, " k"] | None = None) -> Float[Array, " m"]:
+def config_weights(gramian: Float[Array, "m n"], *, preference: Float[Array, " k"] | None = None) -> Float[Array, " m"]:
     r"""The weights of ConFIG: a direction with the same cosine to every gradient, as long as the gradients' shadows on it.
 
     .. math:: A = \Big(\sum_i \langle g_i, u\rangle\Big) u, \qquad
@@ -26,7 +28,7 @@ def config_weights(gramian: Float[Array, "m m"], *, preference: Float[Array, " k
     so in the sense of least squares, and a conflict is possible. Equal gradients g give m g.
 
     From inner products alone, so the smallest singular value that is told from zero is about
-    :math:`\sqrt{m\,\epsilon}` of the largest one: 1e-3 in single precision.
+    :math:`\sqrt{8 m\,\epsilon}` of the largest one: 2e-3 in single precision for four gradients.
 
     Args:
       gramian: ``(m, m)`` inner products; at least single precision is used.
@@ -54,7 +56,7 @@ def config_weights(gramian: Float[Array, "m m"], *, preference: Float[Array, " k
     return length * over_lengths(v, lengths)
 
 
-def imtl_g_weights(gramian: Float[Array, "m m"]) -> Float[Array, " m"]:
+def imtl_g_weights(gramian: Float[Array, "m n"]) -> Float[Array, " m"]:
     r"""The weights of IMTL-G: the combined gradient has the same projection onto every gradient, and they sum to 1.
 
     .. math:: \Big\langle \frac{g_i}{\|g_i\|},\ \sum_j w_j g_j \Big\rangle \text{ equal for all } i, \qquad \sum_i w_i = 1

@@ -10,7 +10,7 @@ from jaxtrain.core import Number
 
 
 def dualproj_weights(
-    gramian: Float[Array, "m m"],
+    gramian: Float[Array, "m n"],
     *,
     preference: Float[Array, " k"] | None = None,
     scaling: str = "diagonal",

@@ -19,7 +19,7 @@ from jaxtrain.core.tree import check_stack, weighted_sum
 
 
 def fairgrad_weights(
-    gramian: Float[Array, "m m"], *, alpha: Number = 1.0, reg_eps: Number = 1e-5
+    gramian: Float[Array, "m n"], *, alpha: Number = 1.0, reg_eps: Number = 1e-5
 ) -> Float[Array, " m"]:
     r"""The weights of FairGrad: those of α-fair utilities of the objectives' improvements.
 
@@ -93,7 +93,7 @@ def fairgrad_weights(
     return unit * over_lengths(jnp.where(zero & ~jnp.isnan(b), 0.0, b), lengths)
 
 
-def nash_mtl_weights(gramian: Float[Array, "m m"], *, reg_eps: Number = 1e-5) -> Float[Array, " m"]:
+def nash_mtl_weights(gramian: Float[Array, "m n"], *, reg_eps: Number = 1e-5) -> Float[Array, " m"]:
     r"""The weights of Nash-MTL: the Nash bargaining solution, :math:`G w = 1 / w` with :math:`w > 0`.
 
     The combined gradient :math:`J^\top w` has the norm :math:`\sqrt m` whatever the lengths of the gradients, and does
@@ -148,7 +148,7 @@ def fairgrad(
     Source: Ban & Ji 2024, arXiv 2402.15638.
 
     >>> [round(float(w), 2) for w in fairgrad(jnp.array([[2.0, 0.0], [0.0, 1.0]]), alpha=2.0)]
-    [1.26, 1.0]
+    [0.79, 1.0]
     """
     return _bargained(stacked, alpha, max_norm, reg_eps, axis_name, where="fairgrad")
 

@@ -12,7 +12,7 @@ from jaxtrain.core.tree import check_stack
 
 
 def geometric_median_weights(
-    gramian: Float[Array, "n n"], *, tolerance: Number = 1e-5, max_iters: int = 1000
+    gramian: Float[Array, "m n"], *, tolerance: Number = 1e-5, max_iters: int = 1000
 ) -> Float[Array, " n"]:
     r"""The weights of the geometric median :math:`v = \sum_i w_i g_i = \operatorname{argmin}_v \sum_i \|g_i - v\|`.
 

@@ -37,7 +37,7 @@ def _one_by_one(distances: Float[Array, "n n"], f: int) -> Int[Array, " m"]:
     return jax.lax.scan(take, jnp.ones(n, bool), neighbours)[1]
 
 
-def krum_weights(gramian: Float[Array, "n n"], *, num_byzantine: int, num_selected: int = 1) -> Float[Array, " n"]:
+def krum_weights(gramian: Float[Array, "m n"], *, num_byzantine: int, num_selected: int = 1) -> Float[Array, " n"]:
     r"""The weights of Krum (one selected) and Multi-Krum (several): 1/m for the m workers with the smallest scores.
 
     .. math:: s_i = \sum_{j \in N_i} \|g_i - g_j\|^2, \qquad N_i = \text{the } n-f-2 \text{ nearest others}

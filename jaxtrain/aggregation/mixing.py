@@ -11,7 +11,7 @@ from jaxtrain.core import Key, check_key
 from jaxtrain.core.tree import check_stack
 
 
-def nearest_neighbor_weights(gramian: Float[Array, "n n"], *, num_byzantine: int) -> Float[Array, "n n"]:
+def nearest_neighbor_weights(gramian: Float[Array, "m n"], *, num_byzantine: int) -> Float[Array, "n n"]:
     r"""For every row the weights of the mean of its n − f nearest rows, itself included.
 
     Args:

@@ -16,7 +16,7 @@ def _orders(key: Key, m: int) -> Int[Array, "m m"]:
     return jax.vmap(lambda k: jax.random.permutation(k, m))(jax.random.split(key, m))
 
 
-def pcgrad_weights(key: Key, gramian: Float[Array, "m m"]) -> Float[Array, " m"]:
+def pcgrad_weights(key: Key, gramian: Float[Array, "m n"]) -> Float[Array, " m"]:
     r"""The weights of PCGrad: from each gradient what conflicts with the others is taken away, then they are summed.
 
     .. math:: g_i \leftarrow g_i - \min\!\Big(0, \frac{\langle g_i, g_j\rangle}{\|g_j\|^2}\Big)\, g_j
@@ -80,14 +80,14 @@ def pcgrad(key: Key, stacked: Any, *, axis_name: str | None = None) -> Any:
 
     Source: Yu et al. 2020, arXiv 2001.06782.
 
-    >>> pcgrad(jax.random.key(0), jnp.array([[1.0, 0.0], [-1.0, 1.0]])).tolist()
+    >>> [round(float(w), 3) for w in pcgrad(jax.random.key(0), jnp.array([[1.0, 0.0], [-1.0, 1.0]]))]
     [0.5, 1.5]
     """
     return combined(stacked, lambda g: pcgrad_weights(key, g), where="pcgrad", axis_name=axis_name)
 
 
 def gradvac_weights(
-    key: Key, gramian: Float[Array, "m m"], targets: Float[Array, "m m"], *, beta: Number = 0.01
+    key: Key, gramian: Float[Array, "m n"], targets: Float[Array, "k k"], *, beta: Number = 0.01
 ) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
     r"""The weights of gradient vaccine, and the targets for the next step.
 

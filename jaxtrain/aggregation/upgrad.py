@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtrain.aggregation._lcp import complementary
-from jaxtrain.aggregation._trees import gramian, row_scales, scale_rows
+from jaxtrain.aggregation._trees import gramian, row_scales
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.tree import check_stack, weighted_sum
 
@@ -171,14 +171,13 @@ def upgrad(
     m = check_stack(stacked, where="upgrad")
     if preference is not None and preference.shape != (m,):
         raise ValueError(f"preference has shape {preference.shape}, the stack holds {m} gradients; give ({m},)")
-    rows = stacked
+    factors = None
     if scaling == "diagonal":
         # Jᵀu = (J/s)ᵀ(s u): the lengths move into the preference
         scales = row_scales(stacked, axis_name=axis_name)
-        rows = scale_rows(stacked, 1 / scales)
         preference = scales / m if preference is None else preference * scales
-        # scaled anew for the sum: else all of the scaled gradients would be kept from the first use to the second
-        stacked = scale_rows(jax.lax.optimization_barrier(stacked), 1 / scales)
-    g = gramian(rows, axis_name=axis_name)
+        factors = 1 / scales
+    g = gramian(stacked, factors=factors, axis_name=axis_name)
     weights = upgrad_weights(g, preference=preference, scaling=scaling, reg_eps=reg_eps, norm_eps=norm_eps)
-    return weighted_sum(weights, stacked)
+    # powers of two: the weights of the scaled gradients become those of the gradients exactly
+    return weighted_sum(weights if factors is None else weights * factors, stacked)

@@ -53,8 +53,10 @@ def _complement(rng: np.random.Generator, basis: np.ndarray) -> np.ndarray:
 
 
 def _from_left(rng, left, n, rank):
+    # singular values away from zero: else a matrix of one type lies, to rounding, among those of another
+    values = 0.1 + np.abs(rng.normal(size=rank))
     right = _complement(rng, np.zeros((n, 0)))[:, :rank]
-    return left[:, :rank] * np.abs(rng.normal(size=rank)) @ right.T
+    return left[:, :rank] * values @ right.T
 
 
 def _unit(v):

@@ -154,7 +154,7 @@ CLAIM = Claim(
     tuning="the base learning rate from 0.01, 0.02, 0.05 by the final loss (accuracy for pseudo-labels) of the base batch "
     "size over 3 other seeds on a quarter of the training images held out; everything else follows from the "
     "rule. Above 0.05 eight times the rate does not train, and no rule for the average helps: from a grid up to 0.2 "
-    "the base run chose 0.2, its loss and that of batches of 256 differed by a factor of 14, and pseudo-labels failed",
+    "the base run chose 0.2, its loss and that of batches of 256 differed by a factor of 13, and pseudo-labels failed",
     arms={
         name: functools.partial(_arm, name=name)
         for name in (*(f"{k}_{how}" for k in KAPPAS for how in ("rule", "kept")), *(f"pseudo_{how}" for how in HOW))

@@ -91,12 +91,12 @@ def swad(n_converge: int = 3) -> optax.GradientTransformationExtraArgs:
             segment=accumulator_like(params),
             segments=zero(jnp.int32),
             average=accumulator_like(params),
-            losses=jnp.full(n_converge, jnp.inf, jnp.float32),
+            losses=jnp.zeros(n_converge, jnp.float32),
             prefixes=tuple(accumulator_like(params) for _ in range(n_converge)),
             above=zero(jnp.int32),
             converged=zero(bool),
             stopped=zero(bool),
-            threshold=jnp.full((), jnp.inf, jnp.float32),
+            threshold=zero(jnp.float32),
         )
 
     def update(updates, state, params=None, **extra_args):

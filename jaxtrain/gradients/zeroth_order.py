@@ -226,7 +226,8 @@ def zeroth_order_updates(
     It puts the estimate of :func:`zeroth_order` in the place of the updates it is given, which it does not look at. Its
     update wants the extra arguments ``value_fn=`` (``params -> loss``) and ``key=``, which
     :func:`jaxtrain.training.make_step` gives; where the gradient that comes with them is not otherwise used, ``jit``
-    removes it. ``"forward"`` uses ``value=``, the loss at the parameters, where it is given. Evaluations of ``value_fn``:
+    removes it, but the program may keep more than :func:`zeroth_order` does: of 12 equal layers a step on a CPU took 1.2
+    copies of the parameters besides them, where that one took less than 0.7. ``"forward"`` uses ``value=``, the loss at the parameters, where it is given. Evaluations of ``value_fn``:
     2n central, otherwise n, and one more for ``"forward"`` without ``value``.
 
     Args:

@@ -85,17 +85,14 @@ def _run(args: argparse.Namespace) -> int:
 
         initialize()
     from jaxtrain.report import table, write_report
-    from jaxtrain.training import ensemble, runner
+    from jaxtrain.training import runner
     from jaxtrain.training.run_folder import RunFolder
 
     finished = RunFolder(workdir).summary_file.exists()
     try:
         experiment = module.build(config)
         # computes nothing; here, so that a mode or seeds that cannot be are mistakes of the configuration
-        ensemble(
-            experiment.init, experiment.step, seeds=experiment.seeds, hyper=experiment.hyper, mode=experiment.mode,
-            batch_axis=experiment.batch_axis, mesh=experiment.mesh, rules=experiment.rules,
-        )  # fmt: skip
+        experiment.program()
     except ValueError as error:
         if name not in NAMES:  # in a file of the user's own the traceback says more
             raise

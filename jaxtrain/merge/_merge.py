@@ -18,8 +18,8 @@ from jaxtrain.merge._place import Place, matched
 from jaxtrain.merge._rules import RULES, MergeError, read_options
 from jaxtrain.merge._runs import Source, configured, read_config, read_models
 from jaxtrain.training.checkpoint import Checkpointer
-from jaxtrain.training.run_folder import RunFolder, digest, environment, versions, write_json
-from jaxtrain.training.sharding import bytes_per_device
+from jaxtrain.training.record import checkpoint_extra, summary_of
+from jaxtrain.training.run_folder import RunFolder, digest, environment, write_json
 from jaxtrain.training.summary import interval
 from jaxtrain.training.writers import CsvWriter, Row
 
@@ -157,7 +157,7 @@ def _write(
     began: float,
     how: Mapping[str, Any],
 ) -> dict[str, Any]:
-    e, step = place.experiment, max(source.step for source in sources)
+    step = max(source.step for source in sources)
     state = place.state(params).replace(step=jnp.full_like(place.empty.step, step))
     config = dataclasses.asdict(place.config)
     folder.claim(name, config)
@@ -171,36 +171,27 @@ def _write(
     writer.close()
     seconds = time.perf_counter() - began
     checkpoints = Checkpointer(folder.checkpoints)
-    extra = {
-        "data": place.experiment.batches().get_state(),
-        "metrics_position": position,
-        "evaluation_pending": False,
-        "stopped_early": False,
-        "last_evaluation": [[split, f"merged/{metric}", [value]] for (split, metric), value in metrics.items()],
-        "seconds": seconds,
-        "mode": place.program.mode,
-        "versions": versions(),
-        "config": {"experiment": name, "config": json.loads(json.dumps(config))},
-    }
+    extra = checkpoint_extra(
+        data=place.experiment.batches().get_state(),
+        metrics_position=position,
+        evaluated={(split, f"merged/{metric}"): np.array([value]) for (split, metric), value in metrics.items()},
+        seconds=seconds,
+        mode=place.program.mode,
+        config={"experiment": name, "config": json.loads(json.dumps(config))},
+    )
     checkpoints.save(step, state, extra)
     checkpoints.wait()
-    raw = jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, state)
-    summary = {
-        "experiment": name,
-        "steps": step,
-        "stopped_early": False,
-        "mode": place.program.mode,
-        "parameters": place.program.num_parameters,
-        "members": 1,
-        "state_bytes_per_device": bytes_per_device(state),
-        "costs": {"seconds": round(seconds, 3), "train_seconds": _trained(sources), "checkpoint_stall_seconds": 0.0},
-        "results": _results(sources, metrics),
-        "headline": list(e.headline),
-        "higher_is_better": list(e.higher_is_better),
-        "baseline": "merged",
-        "digests": {"merged": [digest(jax.device_get(state.params))]},
-        "state_digest": digest(jax.device_get(raw)),
-    }
+    summary = summary_of(
+        place.experiment,
+        place.program,
+        state,
+        name=name,
+        step=step,
+        results=_results(sources, metrics),
+        costs={"seconds": seconds, "train_seconds": _trained(sources), "checkpoint_stall_seconds": 0.0},
+        digests={"merged": [digest(jax.device_get(state.params))]},
+        baseline="merged",
+    )
     write_json(folder.summary_file, summary)
     return summary
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtrain.config import nearest
 from jaxtrain.core import Params
 from jaxtrain.merge._rules import MergeError
-from jaxtrain.training import Experiment, ensemble
+from jaxtrain.training import Experiment
 from jaxtrain.training.checkpoint import Checkpointer
 from jaxtrain.training.ensemble import Ensemble
 from jaxtrain.training.run_folder import RunFolder
@@ -57,10 +57,7 @@ def configured(module: Any, values: Mapping[str, Any], folder: Path) -> Any:
 
 def program_of(experiment: Experiment, folder: RunFolder | None = None) -> Ensemble:
     """The experiment's program, members run as they were in the folder."""
-    e = experiment
-    program = ensemble(
-        e.init, e.step, seeds=e.seeds, hyper=e.hyper, batch_axis=e.batch_axis, mode=e.mode, mesh=e.mesh, rules=e.rules
-    )
+    program = experiment.program()
     if folder is not None and folder.program_file.is_file():
         return dataclasses.replace(program, mode=json.loads(folder.program_file.read_text())["mode"])
     return program

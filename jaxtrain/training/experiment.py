@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxtrain.core import Batch, Key, Metrics, Params
+from jaxtrain.training.ensemble import Ensemble, ensemble
 from jaxtrain.training.state import TrainState
 
 Hyper: TypeAlias = dict[str, Any]
@@ -83,3 +84,20 @@ class Experiment:
     higher_is_better: Sequence[str] = ("accuracy",)
     baseline: str = "live"
     best: tuple[str, str] | None = None
+
+    def program(self) -> Ensemble:
+        """All members as one program; nothing is computed.
+
+        Raises:
+          ValueError: as :func:`~jaxtrain.training.ensemble`.
+        """
+        return ensemble(
+            self.init,
+            self.step,
+            seeds=self.seeds,
+            hyper=self.hyper,
+            batch_axis=self.batch_axis,
+            mode=self.mode,
+            mesh=self.mesh,
+            rules=self.rules,
+        )

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from jaxtrain.training.checkpoint import Checkpointer, CheckpointError
-from jaxtrain.training.ensemble import Ensemble, States, ensemble
+from jaxtrain.training.ensemble import Ensemble, States
 from jaxtrain.training.experiment import Experiment
 from jaxtrain.training.preemption import StopRequests
 from jaxtrain.training.progress import Progress, duration
+from jaxtrain.training.record import checkpoint_extra, on_every_host, summary_of
 from jaxtrain.training.run_folder import RunFolder, digest, environment, versions, write_json
-from jaxtrain.training.sharding import bytes_per_device
 from jaxtrain.training.summary import summarise
 from jaxtrain.training.writers import CsvWriter, NoWriter, Row, Writer
 
@@ -157,16 +157,7 @@ class _Run:
 
     def _program(self) -> Ensemble:
         e = self.experiment
-        program = ensemble(
-            e.init,
-            e.step,
-            seeds=e.seeds,
-            hyper=e.hyper,
-            batch_axis=e.batch_axis,
-            mode=e.mode,
-            mesh=e.mesh,
-            rules=e.rules,
-        )
+        program = e.program()
         chosen = json.loads(self.folder.program_file.read_text())["mode"] if self.folder.program_file.exists() else None
         if chosen is not None and (program.mode == "auto" or e.mode == "auto"):
             return dataclasses.replace(program, mode=chosen)
@@ -297,17 +288,16 @@ class _Run:
         stopped_early: bool = False,
         last: bool = False,
     ) -> None:
-        extra = {
-            "data": self.iterator.get_state(),
-            "metrics_position": self.metrics.position,
-            "evaluation_pending": evaluation_pending,
-            "stopped_early": stopped_early,
-            "last_evaluation": [[split, metric, values.tolist()] for (split, metric), values in self.evaluated.items()],
-            "seconds": self.earlier_seconds + time.perf_counter() - self.began,
-            "mode": self.program.mode,
-            "versions": versions(),
-            "config": json.loads(self.folder.config_file.read_text()) if self.folder.config_file.exists() else {},
-        }
+        extra = checkpoint_extra(
+            data=self.iterator.get_state(),
+            metrics_position=self.metrics.position,
+            evaluated=self.evaluated,
+            seconds=self.earlier_seconds + time.perf_counter() - self.began,
+            mode=self.program.mode,
+            config=json.loads(self.folder.config_file.read_text()) if self.folder.config_file.exists() else {},
+            evaluation_pending=evaluation_pending,
+            stopped_early=stopped_early,
+        )
         score = None
         if self.experiment.best is not None:
             values = self.evaluated.get(tuple(self.experiment.best))
@@ -327,57 +317,29 @@ class _Run:
         e = self.experiment
         digests: dict[str, list[str]] = {}
         for view, take in e.views.items():
-            params = _on_every_host(self.program.map(take)(state))
+            params = on_every_host(self.program.map(take)(state))
             digests[view] = [digest(jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.program.num_members)]
         self._save(state, step, stopped_early=step < e.num_steps, last=True)
-        whole = digest(_on_every_host(jax.tree.map(_raw, state)))
-        sizes = {
-            "parameters": self.program.num_parameters,
-            "members": self.program.num_members,
-            # of this process's devices: says whether the state really is distributed
-            "state_bytes_per_device": bytes_per_device(state),
-        }
         seconds = self.earlier_seconds + time.perf_counter() - self.began
-        summary = {
-            "experiment": self.name,
-            "steps": step,
-            "stopped_early": step < e.num_steps,
-            "mode": self.program.mode,
-            **sizes,
-            "costs": {k: round(v, 3) for k, v in self.costs.items()}
-            | {"checkpoint_stall_seconds": round(self.checkpoints.stall_seconds, 3), "seconds": round(seconds, 3)},
-            "results": summarise(self.evaluated, baseline=e.baseline),
-            "headline": list(e.headline),
-            "higher_is_better": list(e.higher_is_better),
-            "baseline": e.baseline,
-            "digests": digests,
-            "state_digest": whole,
-        }
+        summary = summary_of(
+            e,
+            self.program,
+            state,
+            name=self.name,
+            step=step,
+            results=summarise(self.evaluated, baseline=e.baseline),
+            costs=self.costs | {"checkpoint_stall_seconds": self.checkpoints.stall_seconds, "seconds": seconds},
+            digests=digests,
+            baseline=e.baseline,
+            stopped_early=step < e.num_steps,
+        )
         if self.first:
             write_json(self.folder.summary_file, summary)
         self.progress.say(f"{step} steps in {duration(seconds)}")
         return summary
 
 
-def _raw(x: Any) -> Any:
-    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-
-def _on_every_host(tree: Any) -> Any:
-    """Arrays of any sharding as whole NumPy arrays."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    from jax.experimental import multihost_utils
-
-    def of_leaf(x: Any) -> np.ndarray:
-        if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            x = multihost_utils.process_allgather(x, tiled=True)
-        return np.asarray(x)
-
-    return jax.tree.map(of_leaf, tree)
-
-
 def _fetch(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Metrics on the host, in their order (trees of dictionaries are sorted)."""
-    found = _on_every_host(dict(values))
+    found = on_every_host(dict(values))
     return {name: found[name] for name in values}

@@ -1,75 +1,68 @@
-"""The cost of transformations: ours against optax's nearest, and against the memory that must move.
+"""The cost of optimizers: against optax's nearest, against PyTorch's, and against the memory that must move.
 
-A step is a donated, jitted update and apply on the parameters of a small GPT-2 (76 leaves, 23.6 M parameters with
-``--scale 1``). The floor is the bytes that the step must read and write (parameters, gradients and every array of the
-state; gradients are only read) over the bandwidth of a donated in-place ``a + 1`` measured in the same process.
+A step is a donated, jitted update and apply on the parameters of GPT-2 small (148 leaves, 124 M parameters) or of a
+ResNet-50 (161 leaves, 25.6 M), with ``--scale`` times their width. The floor is the bytes that the step must read and
+write (parameters, gradients and every array of the state; gradients are only read) over the bandwidth of a donated
+in-place ``a + 1`` measured in the same rounds. Optimizers that evaluate the model themselves are left out: their cost
+is the model's. A method that works at a period is timed over whole periods.
 """
 
 import argparse
+import gc
+import importlib.util
+import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks._table import Entry, table
 from experiments.benchmarks._timing import machine, print_table, side_by_side
 
-TITLE = "Optimizers and averages against optax's nearest and against memory bandwidth"
+TITLE = "Optimizers against optax's nearest, PyTorch's and memory bandwidth"
+TREES = ("gpt2", "resnet")
 
 
-class Candidate(NamedTuple):
-    """What is timed, next to what.
-
-    Attributes:
-      make: the transformation.
-      nearest: name of optax's nearest; itself for a reference.
-    """
-
-    make: Callable[[], optax.GradientTransformation]
-    nearest: str
+def candidates() -> dict[str, Entry]:
+    """All optimizers whose updates need no model."""
+    return {name: entry for name, entry in table().items() if "value_fn" not in entry.asks}
 
 
-def candidates() -> dict[str, Candidate]:
-    """References of optax, then ours."""
-    from jaxtrain.averaging import swa, switch_ema
-    from jaxtrain.optimizers import adahessian, soap
+def shapes(scale: float, tree: str = "gpt2") -> dict[str, tuple[int, ...]]:
+    """The leaves of GPT-2 small of width 768·scale with its tied embedding, or of a ResNet-50 of width 64·scale."""
+    if tree == "gpt2":
+        width = max(8, int(768 * scale) // 8 * 8)
+        found = {"embedding": (max(64, int(50_257 * min(scale, 1))), width), "positions": (1024, width)}
+        for i in range(12):
+            kernels = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width)}
+            for name, shape in (kernels | {"down": (4 * width, width)}).items():
+                found[f"{i}/{name}/kernel"], found[f"{i}/{name}/bias"] = shape, shape[-1:]
+            for name in ("norm1", "norm2"):
+                found[f"{i}/{name}/scale"], found[f"{i}/{name}/bias"] = (width,), (width,)
+        return found | {"norm/scale": (width,), "norm/bias": (width,)}
+    found = {}
 
-    def with_average(average):
-        return lambda: optax.chain(optax.adamw(1e-3), average)
+    def convolution(name, size, cin, cout):
+        found[f"{name}/kernel"] = (size, size, cin, cout)
+        found[f"{name}/scale"] = found[f"{name}/bias"] = (cout,)
 
-    return {
-        "optax.sgd": Candidate(lambda: optax.sgd(1e-3), "optax.sgd"),
-        "optax.adamw": Candidate(lambda: optax.adamw(1e-3), "optax.adamw"),
-        "optax.adamw + ema of updates": Candidate(
-            lambda: optax.chain(optax.adamw(1e-3), optax.ema(0.999)), "optax.adamw + ema of updates"
-        ),
-        "adamw + swa": Candidate(with_average(swa(start_step=0, period=1)), "optax.adamw + ema of updates"),
-        "adamw + switch_ema": Candidate(
-            with_average(switch_ema(decay=0.999, switch_every=100)), "optax.adamw + ema of updates"
-        ),
-        "adahessian": Candidate(lambda: adahessian(1e-3), "optax.adamw"),
-        "soap, no refresh timed": Candidate(
-            lambda: soap(1e-3, precondition_frequency=10**9, max_precond_dim=2048), "optax.adamw"
-        ),
-        "soap, refresh every 10": Candidate(
-            lambda: soap(1e-3, precondition_frequency=10, max_precond_dim=2048), "optax.adamw"
-        ),
-    }
-
-
-def shapes(scale: float) -> dict[str, tuple[int, ...]]:
-    """The leaves of a GPT-2 of width 384·scale with six layers; 1: 23.6 M parameters less some."""
-    width = max(8, int(384 * scale) // 8 * 8)
-    found = {"embedding": (max(64, int(32_768 * scale)), width), "positions": (256, width)}
-    for i in range(6):
-        layer = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
-        for name, shape in layer.items():
-            found[f"{i}/{name}/kernel"], found[f"{i}/{name}/bias"] = shape, shape[-1:]
-        for name in ("norm1", "norm2"):
-            found[f"{i}/{name}/scale"], found[f"{i}/{name}/bias"] = (width,), (width,)
-    return found | {"norm/scale": (width,), "norm/bias": (width,)}
+    base = max(4, int(64 * scale))
+    convolution("stem", 7, 3, base)
+    cin = base
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        width = base * 2**stage
+        for block in range(blocks):
+            name = f"{stage}/{block}"
+            convolution(f"{name}/a", 1, cin, width)
+            convolution(f"{name}/b", 3, width, width)
+            convolution(f"{name}/c", 1, width, 4 * width)
+            if block == 0:
+                convolution(f"{name}/shortcut", 1, cin, 4 * width)
+            cin = 4 * width
+    return found | {"head/kernel": (cin, 1000), "head/bias": (1000,)}
 
 
 def _nbytes(tree: Any) -> int:
@@ -77,19 +70,22 @@ def _nbytes(tree: Any) -> int:
 
 
 class _Run:
-    """Steps of one transformation from where it stopped, all buffers donated but the gradients'."""
+    """Steps of one optimizer from where it stopped, all buffers donated but the gradients'."""
 
-    def __init__(self, tx: optax.GradientTransformation, params: Any, grads: Any, steps: int):
-        self.tx, self.grads, self.steps = optax.with_extra_args_support(tx), grads, steps
+    def __init__(self, entry: Entry, params: Any, grads: Any):
+        tx = optax.with_extra_args_support(entry.make(entry.rate * 1e-3))
+        self.grads, self.steps = grads, entry.period
         self.params = jax.tree.map(jnp.copy, params)
         # copied: a state may hold the very arrays of the parameters, which cannot be donated twice
-        self.state = jax.tree.map(jnp.copy, self.tx.init(self.params))
+        self.state = jax.tree.map(jnp.copy, tx.init(self.params))
+        self.state_bytes = _nbytes(self.state)
         # the gradients are only read; the parameters and the state are read and written
-        self.bytes = 2 * (_nbytes(self.params) + _nbytes(self.state)) + _nbytes(grads)
+        self.bytes = 2 * (_nbytes(self.params) + self.state_bytes) + _nbytes(grads)
 
         def step(params, state, grads):
-            extras = {"hessian_diag": grads} if _takes_hessian(tx) else {}
-            updates, state = self.tx.update(grads, state, params, **extras)
+            given = {"value": jnp.ones(()), "hessian_diag": grads, "key": jax.random.key(0)}
+            asked = {"hessian_diag" if name == "grad_fn" else name for name in entry.asks}
+            updates, state = tx.update(grads, state, params, **{name: given[name] for name in asked})
             return optax.apply_updates(params, updates), state
 
         self.step = jax.jit(step, donate_argnums=(0, 1))
@@ -100,11 +96,26 @@ class _Run:
         return self.params
 
 
-def _takes_hessian(tx: optax.GradientTransformation) -> bool:
-    from jaxtrain.optimizers import AdaHessianState
+class _Torch:
+    """PyTorch's fused optimizer on the same leaves, on the CPU."""
 
-    state = jax.eval_shape(tx.init, jnp.zeros(1))
-    return any(isinstance(x, AdaHessianState) for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "nu")))
+    def __init__(self, name: str, params: Any):
+        import torch
+
+        self.params = [torch.from_numpy(np.array(p)) for p in jax.tree.leaves(params)]
+        for p in self.params:
+            p.grad = 0.1 * p + 0.01
+        make = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+        self.optimizer = make(self.params, lr=1e-5, fused=True)
+
+    def __call__(self) -> None:
+        self.optimizer.step()
+
+
+def _torch_twin(nearest: str) -> str | None:
+    if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
+        return None
+    return {"optax.adamw": "adamw", "optax.sgd": "sgd"}.get(nearest)
 
 
 class _Copy:
@@ -120,68 +131,100 @@ class _Copy:
 
 
 def measure(
-    names: list[str] | None = None, *, scale: float = 1.0, rounds: int = 15, steps: int = 1
+    names: list[str] | None = None,
+    *,
+    tree: str = "gpt2",
+    scale: float = 1.0,
+    rounds: int = 15,
+    seconds: float = 20.0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds, ratio to optax's nearest and to the floor of every transformation.
+    """Milliseconds, ratio to optax's nearest, to PyTorch and to the floor of every optimizer.
+
+    Each is timed in rounds of its own with its nearest and the copy, and freed: large models fit.
+
+    Args:
+      names: which; None: all.
+      tree: of which model.
+      scale: of its width.
+      rounds: how often each is timed; fewer where they would take longer than ``seconds``, never under 3.
+      seconds: see there.
+      say: is told each result.
 
     Raises:
-      AssertionError: a transformation moved no parameter.
+      AssertionError: an optimizer moved no parameter.
     """
-    table = candidates()
-    names = list(table) if names is None else names
-    names += [n for n in dict.fromkeys(table[name].nearest for name in names) if n not in names]
-    tree = shapes(scale)
+    found, everything = {}, candidates()
+    leaves = shapes(scale, tree)
     key = jax.random.key(0)
-    params = {n: 0.02 * jax.random.normal(jax.random.fold_in(key, i), s) for i, (n, s) in enumerate(tree.items())}
+    params = {n: 0.02 * jax.random.normal(jax.random.fold_in(key, i), s) for i, (n, s) in enumerate(leaves.items())}
     grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
-    runs = {name: _Run(table[name].make(), params, grads, steps) for name in names}
     # well above the caches, however small the model
     copy = _Copy(max(2 * sum(p.size for p in params.values()), 1 << 24))
-    timings = side_by_side({**runs, "copy": copy}, rounds=rounds)
-    bandwidth = 2 * copy.a.nbytes / timings.median("copy")
-    found = {"copy": {"GB/s": bandwidth / 1e9, "ms": 1e3 * timings.median("copy")}}
-    for name, run in runs.items():
-        moved = [bool(jnp.any(run.params[n] != params[n])) for n in tree]
-        assert all(moved), (
-            f"{name} left {tree.keys() - {n for n, m in zip(tree, moved, strict=True) if m}} where they were"
-        )
-        seconds = timings.median(name) / steps
+    for name in names or everything:
+        entry = everything[name]
+        calls: dict[str, Any] = {name: _Run(entry, params, grads)}
+        if entry.nearest != name:
+            calls[entry.nearest] = _Run(everything[entry.nearest], params, grads)
+        if twin := _torch_twin(entry.nearest):
+            calls["torch"] = _Torch(twin, params)
+        calls["copy"] = copy
+        for call in calls.values():  # compiles
+            jax.block_until_ready(call())
+        start = time.perf_counter()
+        for call in calls.values():
+            jax.block_until_ready(call())
+        fit = int(np.clip(seconds / (time.perf_counter() - start), 3, rounds))
+        timings = side_by_side(calls, rounds=fit, warmup=0)
+        run = calls[name]
+        still = [n for n in leaves if not bool(jnp.any(run.params[n] != params[n]))]
+        assert not still, f"{name} left {', '.join(still)} where they were"
+        took = timings.seconds[name] / run.steps
+        floor = run.bytes * timings.seconds["copy"] / (2 * copy.a.nbytes)
         found[name] = {
-            "ms": 1e3 * seconds,
+            "ms": 1e3 * float(np.median(took)),
+            "state B": run.state_bytes / sum(p.size for p in params.values()),
             "MB": run.bytes / 1e6,
-            "× floor": seconds / (run.bytes / bandwidth),
-            "× nearest": float(np.median(timings.seconds[name] / timings.seconds[table[name].nearest])),
+            "GB/s": 2e-9 * copy.a.nbytes / timings.median("copy"),
+            "× floor": float(np.median(took / floor)),
         }
+        nearest = timings.seconds[entry.nearest] / everything[entry.nearest].period
+        found[name]["× nearest"] = float(np.median(took / nearest))
+        if twin:
+            found[name]["× torch"] = float(np.median(took / timings.seconds["torch"]))
+        say(f"{name}: {found[name]['ms']:.2f} ms, {found[name]['× floor']:.2f} × floor")
+        del calls, run
+        gc.collect()
     return found
 
 
 def main(argv: list[str] | None = None) -> int:
     """``jaxtrain bench optimizers``."""
     parser = argparse.ArgumentParser(prog="jaxtrain bench optimizers", description=TITLE)
-    parser.add_argument("--scale", type=float, default=1.0, help="width of the model, 1 is 24 M parameters")
-    parser.add_argument("--rounds", type=int, default=15, help="how often each is timed")
-    parser.add_argument("--steps", type=int, default=1, help="steps in one timing")
+    parser.add_argument("--tree", choices=TREES, default="gpt2", help="whose parameters")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the model's width")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each is timed, at most")
     parser.add_argument("--only", nargs="+", choices=list(candidates()), metavar="NAME", help="these only")
     arguments = parser.parse_args(argv)
-    found = measure(arguments.only, scale=arguments.scale, rounds=arguments.rounds, steps=arguments.steps)
-    count = sum(int(np.prod(s)) for s in shapes(arguments.scale).values())
-    copy = found.pop("copy")
+    print(machine(), flush=True)
+    found = measure(
+        arguments.only,
+        tree=arguments.tree,
+        scale=arguments.scale,
+        rounds=arguments.rounds,
+        say=lambda line: print(line, flush=True),
+    )
+    columns = ("ms", "state B", "MB", "× floor", "× nearest", "× torch")
     rows = [
-        (
-            name,
-            f"{r['ms']:.2f}",
-            f"{r['MB']:.0f}",
-            f"{r['× floor']:.2f}",
-            f"{r['× nearest']:.2f}",
-            candidates()[name].nearest,
-        )
+        (name, *(f"{r[c]:.2f}" if c in r else "" for c in columns), candidates()[name].nearest)
         for name, r in found.items()
     ]
-    print(machine())
-    print(
-        f"{count / 1e6:.1f} M parameters in {len(shapes(arguments.scale))} leaves; in-place copy {copy['GB/s']:.1f} GB/s"
-    )
-    print_table(TITLE, ("transformation", "ms", "MB moved", "× floor", "× nearest", "nearest"), rows)
+    leaves = shapes(arguments.scale, arguments.tree)
+    count = sum(int(np.prod(s)) for s in leaves.values())
+    bandwidth = np.median([r["GB/s"] for r in found.values()])
+    print(f"{arguments.tree}: {count / 1e6:.1f} M parameters in {len(leaves)} leaves; copy {bandwidth:.1f} GB/s")
+    print("state B: bytes of state for each parameter; × torch: PyTorch's fused AdamW or SGD, where installed")
+    print_table(TITLE, ("optimizer", *columns, "nearest"), rows)
     return 0
 
 

@@ -1,21 +1,34 @@
 """The benchmark of optimizers runs, and its books balance."""
 
-from experiments.benchmarks import optimizers
+import numpy as np
+import pytest
+
+from experiments.benchmarks import _table, optimizers
+
+
+def _count(leaves):
+    return sum(int(np.prod(shape)) for shape in leaves.values())
 
 
 def test_a_small_run():
-    found = optimizers.measure(["adamw + swa", "optax.sgd", "adahessian"], scale=0.02, rounds=2)
-    count = sum(a * (b[0] if b else 1) for a, *b in optimizers.shapes(0.02).values())
+    found = optimizers.measure(["optax.sgd", "optax.adamw", "adahessian"], scale=0.01, rounds=3)
+    count = _count(optimizers.shapes(0.01))
     # parameters read and written, gradients read, 4 bytes each
-    assert abs(found["optax.sgd"]["MB"] - 12 * count / 1e6) < 1e-6
+    assert found["optax.sgd"]["MB"] == pytest.approx(12 * count / 1e6, rel=1e-12)
+    assert found["optax.sgd"]["state B"] == 0
     # and two moments and a count besides, read and written
-    assert abs(found["optax.adamw"]["MB"] - (28 * count + 8) / 1e6) < 1e-5
-    assert found["optax.sgd"]["× nearest"] == 1.0
-    for name in ("adamw + swa", "adahessian"):
-        assert found[name]["ms"] > 0 and found[name]["× floor"] > 0
+    assert found["optax.adamw"]["MB"] == pytest.approx((28 * count + 8) / 1e6, rel=1e-12)
+    assert found["optax.adamw"]["× nearest"] == 1.0
+    assert found["adahessian"]["ms"] > 0 and found["adahessian"]["× floor"] > 0
 
 
-def test_the_model_is_that_of_the_measured_figures():
-    tree = optimizers.shapes(1.0)
-    count = sum(a * (b[0] if b else 1) for a, *b in tree.values())
-    assert len(tree) == 76 and 23e6 < count < 24e6
+@pytest.mark.parametrize(("tree", "leaves", "millions"), [("gpt2", 148, 124.4), ("resnet", 161, 25.6)])
+def test_the_models_are_those_of_the_papers(tree, leaves, millions):
+    found = optimizers.shapes(1.0, tree)
+    assert len(found) == leaves and round(_count(found) / 1e6, 1) == millions
+
+
+def test_every_nearest_is_in_the_table():
+    table = _table.table()
+    for name, entry in table.items():
+        assert table[entry.nearest].nearest == entry.nearest, name

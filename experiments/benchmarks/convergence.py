@@ -1,0 +1,262 @@
+"""Steps and time to a target, of all optimizers on three fixed problems with equal tuning budget.
+
+Every optimizer may try nine learning rates, half a decade apart, around its usual one, each on three seeds; the rate
+that reaches the target in the fewest steps is run on five others. All rates warm up over a twentieth of the steps and
+then decay linearly to zero, where the optimizer takes a schedule. A target is a fixed loss on fixed data, set a little
+above what tuned AdamW ends at. A run that never gets there counts as not reaching it, whatever its loss.
+"""
+
+import argparse
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import supervised
+from experiments.benchmarks._table import Entry, extra_arguments, table
+from experiments.benchmarks._timing import machine, print_table
+
+TITLE = "Steps and time to a target with equal tuning budgets"
+RESULTS = Path(__file__).parents[1] / "results"
+STEPS, EVERY = 400, 10
+FACTORS = tuple(10.0 ** (k / 2) for k in range(-4, 5))
+TUNING, SEEDS = 3, 5
+
+
+class Problem(NamedTuple):
+    """What is minimised.
+
+    Attributes:
+      init: ``key -> params``.
+      loss: ``(params, batch) -> scalar``.
+      data: all training examples, a tree with a leading axis.
+      measured: the batch on which the target is measured.
+      batch_size: examples in a step.
+      target: a loss on ``measured``.
+      what: in words.
+    """
+
+    init: Callable[[jax.Array], Any]
+    loss: Callable[[Any, Any], jax.Array]
+    data: Any
+    measured: Any
+    batch_size: int
+    target: float
+    what: str
+
+
+def _badly_scaled() -> Problem:
+    data = supervised.breast_cancer()
+    x = data.x * np.logspace(-1.5, 1.5, data.x.shape[1], dtype=np.float32)
+    batch = (x, data.y)
+
+    def loss(params, batch):
+        x, y = batch
+        return optax.losses.sigmoid_binary_cross_entropy(x @ params["w"] + params["b"], y).mean()
+
+    return Problem(
+        lambda key: {"w": 0.01 * jax.random.normal(key, (x.shape[1],)), "b": jnp.zeros(())},
+        loss, batch, batch, 64, 0.06,
+        "logistic regression on breast cancer data, features scaled over three decades; training loss",
+    )  # fmt: skip
+
+
+def _digits() -> Problem:
+    data = supervised.digits(1400, validation=False)
+    return Problem(
+        functools.partial(supervised.mlp, sizes=(64, 48, 48, 10)),
+        lambda params, batch: supervised.cross_entropy(params, *batch),
+        (data.x, data.y), (data.x, data.y), 64, 0.003,
+        "an MLP 64-48-48-10 on scikit-learn's digits; training loss",
+    )  # fmt: skip
+
+
+def _text() -> Problem:
+    from jaxtrain.workloads.bytes import load
+
+    context = 6
+    train, held = (
+        np.lib.stride_tricks.sliding_window_view(part[:n], context + 1)
+        for part, n in zip(load(), (200_000, 4_000), strict=True)
+    )
+
+    def init(key):
+        table, rest = jax.random.split(key)
+        return {
+            "table": 0.3 * jax.random.normal(table, (128, 16)),
+            "mlp": supervised.mlp(rest, (16 * context, 64, 128)),
+        }
+
+    def loss(params, windows):
+        windows = jnp.minimum(windows, 127).astype(jnp.int32)
+        x = params["table"][windows[:, :-1]].reshape(len(windows), -1)
+        logits = supervised.logits(params["mlp"], x)
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, windows[:, -1]).mean() / jnp.log(2.0)
+
+    return Problem(
+        init, loss, train, held[::2], 128, 3.2,
+        "the next byte of Python's documentation from six, an embedding and an MLP; held-out bits",
+    )  # fmt: skip
+
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {"badly scaled": _badly_scaled, "digits": _digits, "text": _text}
+
+
+def _run(entry: Entry, problem: Problem, steps: int, key: jax.Array, rate: jax.Array) -> jax.Array:
+    """Losses on the measured batch after every so many steps."""
+    warm = max(1, steps // 20)
+
+    def linear(count):
+        return rate * jnp.minimum((count + 1) / warm, jnp.maximum(0.0, (steps - count) / (steps - warm)))
+
+    tx = optax.with_extra_args_support(entry.make(linear if entry.scheduled else rate))
+    start, order = jax.random.split(key)
+    params = problem.init(start)
+    n = len(jax.tree.leaves(problem.data)[0])
+
+    def step(carry, key):
+        params, state = carry
+        chosen = jax.random.randint(key, (problem.batch_size,), 0, n)
+        batch = jax.tree.map(lambda x: jnp.asarray(x)[chosen], problem.data)
+
+        def loss(p):
+            return problem.loss(p, batch)
+
+        more = extra_arguments(entry, loss, params, key)
+        updates, state = tx.update(jax.grad(loss)(params), state, params, **more)
+        return (optax.apply_updates(params, updates), state), None
+
+    def part(carry, keys):
+        carry, _ = jax.lax.scan(step, carry, keys)
+        return carry, problem.loss(carry[0], jax.tree.map(jnp.asarray, problem.measured))
+
+    keys = jax.random.split(order, steps).reshape(steps // EVERY, EVERY)
+    return jax.lax.scan(part, (params, tx.init(params)), keys)[1]
+
+
+def steps_to(losses: np.ndarray, target: float) -> np.ndarray:
+    """Steps after which a curve of ``(…, points)`` losses is first at the target; infinite where it never is.
+
+    >>> steps_to(np.array([[3.0, 1.0, 2.0], [3.0, np.nan, 2.0]]), 1.5)
+    array([20., inf])
+    """
+    reached = losses <= target
+    return np.where(reached.any(-1), (1.0 + reached.argmax(-1)) * EVERY, np.inf)
+
+
+def measure_one(entry: Entry, problem: Problem, *, steps: int = STEPS, smoke: bool = False) -> dict[str, Any]:
+    """The tuned optimizer on a problem: its rate, steps to target of every seed, final losses, seconds a step."""
+    # one run after the other: on a CPU batching small runs gains little, and conditions stay conditions
+    runs = jax.jit(lambda keys, rates: jax.lax.map(lambda pair: _run(entry, problem, steps, *pair), (keys, rates)))
+    factors = FACTORS[3:6] if smoke else FACTORS
+    rates = jnp.asarray([entry.rate * f for f in factors], jnp.float32)
+    tuning = jax.vmap(jax.random.key)(1000 + jnp.arange(2 if smoke else TUNING))
+    pairs = (jnp.tile(tuning, len(rates)), jnp.repeat(rates, len(tuning)))
+    losses = np.asarray(runs(*pairs)).reshape(len(rates), len(tuning), -1)
+    taken = np.minimum(steps_to(losses, problem.target), 2 * steps).mean(1)
+    final = np.where(np.isfinite(losses[..., -1]), losses[..., -1], np.inf).mean(1)
+    best = min(range(len(rates)), key=lambda i: (taken[i], final[i]))
+    keys = jax.vmap(jax.random.key)(jnp.arange(2 if smoke else SEEDS))
+    chosen = jnp.full(len(keys), rates[best])
+    measured = runs.lower(keys, chosen).compile()
+    jax.block_until_ready(measured(keys, chosen))
+    start = time.perf_counter()
+    curves = np.asarray(measured(keys, chosen))
+    seconds = time.perf_counter() - start
+    return {
+        "rate": float(rates[best]),
+        "at_edge": best in (0, len(rates) - 1),
+        "steps": [float(s) for s in steps_to(curves, problem.target)],
+        "final": [float(x) for x in curves[:, -1]],
+        "us_per_step": 1e6 * seconds / (len(keys) * steps),
+    }
+
+
+def profile(steps: dict[str, dict[str, float]], at: float) -> dict[str, float]:
+    """The fraction of problems that each optimizer solves within ``at`` times the fewest steps of any.
+
+    >>> profile({"a": {"p": 100.0, "q": 40.0}, "b": {"p": 120.0, "q": np.inf}}, at=1.25)
+    {'a': 1.0, 'b': 0.5}
+    """
+    problems = {p for found in steps.values() for p in found}
+    best = {p: min(found.get(p, np.inf) for found in steps.values()) for p in problems}
+    return {
+        name: sum(bool(np.isfinite(found.get(p, np.inf)) and found[p] <= at * best[p]) for p in problems)
+        / len(problems)
+        for name, found in steps.items()
+    }
+
+
+def measure(names: list[str] | None = None, *, smoke: bool = False, say: Callable[[str], None] = print) -> dict:
+    """All results by problem and optimizer."""
+    everything = table()
+    found: dict[str, dict[str, Any]] = {}
+    for label, make in PROBLEMS.items():
+        problem = make()
+        found[label] = {}
+        for name in names or everything:
+            one = measure_one(everything[name], problem, steps=40 if smoke else STEPS, smoke=smoke)
+            found[label][name] = one
+            say(
+                f"{label}: {name}: {np.median(one['steps']):g} steps to {problem.target:g} at rate {one['rate']:.2g}"
+                f"{' (at the edge of the grid)' if one['at_edge'] else ''}, final {np.median(one['final']):.4f}"
+            )
+    return found
+
+
+def rows_of(found: dict) -> list[tuple[str, ...]]:
+    """The table: best profile first."""
+    steps = {
+        name: {label: float(np.median(found[label][name]["steps"])) for label in found}
+        for name in next(iter(found.values()))
+    }
+    shares = {at: profile(steps, at) for at in (1.1, 1.5, 2.0)}
+    reference = {label: found[label].get("optax.adamw", {}).get("us_per_step") for label in found}
+
+    def cell(label, name):
+        one = found[label][name]
+        value = steps[name][label]
+        return ("—" if np.isinf(value) else f"{value:.0f}") + ("*" if one["at_edge"] else "")
+
+    def cost(name):
+        ratios = [found[label][name]["us_per_step"] / reference[label] for label in found if reference[label]]
+        return f"{np.median(ratios):.1f}" if ratios else ""
+
+    order = sorted(steps, key=lambda n: (-sum(shares[at][n] for at in shares), sum(steps[n].values())))
+    return [
+        (name, *(cell(label, name) for label in found), cost(name), *(f"{shares[at][name]:.2f}" for at in shares))
+        for name in order
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``jaxtrain bench convergence``."""
+    parser = argparse.ArgumentParser(prog="jaxtrain bench convergence", description=TITLE)
+    parser.add_argument("--only", nargs="+", choices=list(table()), metavar="NAME", help="these only")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--write", action="store_true", help="keep the result in experiments/results/convergence.json")
+    arguments = parser.parse_args(argv)
+    if arguments.write and (arguments.only or arguments.smoke):
+        parser.error("--write keeps the whole table: without --only and --smoke")
+    print(machine(), flush=True)
+    found = measure(arguments.only, smoke=arguments.smoke, say=lambda line: print(line, flush=True))
+    for label, make in PROBLEMS.items():
+        print(f"{label}: {make().what}, target {make().target:g}")
+    print("medians of the seeds; —: not reached; *: the best rate was the last of the grid")
+    columns = (*PROBLEMS, "× adamw a step", "within 1.1", "within 1.5", "within 2")
+    print_table(TITLE, ("optimizer", *columns), rows_of(found))
+    if arguments.write:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "convergence.json").write_text(json.dumps({"machine": machine(), "found": found}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """What a broken law looks like, and how two trees are compared."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -137,4 +137,28 @@ def not_finite(law: str, tree: Any, *, what: str, limit: int = 1) -> list[Violat
             found.append(Violation(law, name, f"{what} is {show(x, index)}{f' at {list(index)}' if index else ''}"))
             if len(found) == limit:
                 break
+    return found
+
+
+def unrefused(law: str, call: Callable[[Any], Any], bad: Mapping[str, Any]) -> list[Violation]:
+    """The first bad input, by what is wrong with it, that a call does not answer with a ValueError."""
+    for what, value in bad.items():
+        try:
+            call(value)
+        except ValueError:
+            continue
+        except Exception as error:
+            return [Violation(law, "", f"{what}: {type(error).__name__} instead of ValueError")]
+        return [Violation(law, "", f"{what} raised nothing")]
+    return []
+
+
+def run_checks(checks: Mapping[str, Callable[[], Iterable[Violation]]], wanted: Sequence[str]) -> list[Violation]:
+    """All that is broken; where shapes are wrong, the rest is not asked."""
+    found: list[Violation] = []
+    for law in wanted:
+        broken = guarded(law, checks[law])
+        found += broken
+        if law in ("shape", "scalar") and broken:
+            break
     return found

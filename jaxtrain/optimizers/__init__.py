@@ -20,6 +20,7 @@ extra argument     what it is                                                  g
 =================  ==========================================================  =====  ===========================
 """
 
+from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
 from jaxtrain.optimizers.adahessian import (
     AdaHessianState,
     adahessian,
@@ -27,15 +28,34 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.clip_radagradd import (
+    ClippedAdaGradState,
+    ClippedAdamState,
+    clip_adagrad,
+    clip_adam,
+    clip_radagradd,
+    scale_by_clipped_adagrad,
+    scale_by_clipped_adam,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
+    "AdaGradNormState",
     "AdaHessianState",
+    "ClippedAdaGradState",
+    "ClippedAdamState",
     "SoapState",
+    "adagrad_norm",
     "adahessian",
+    "clip_adagrad",
+    "clip_adam",
+    "clip_radagradd",
     "eigenbasis_qr_update",
     "hutchinson_hessian_diag",
+    "scale_by_adagrad_norm",
     "scale_by_adahessian",
+    "scale_by_clipped_adagrad",
+    "scale_by_clipped_adam",
     "scale_by_soap",
     "soap",
     "spatial_average",

@@ -2,10 +2,11 @@
 
 import pytest
 
-from jaxtrain.optimizers import adahessian, soap
+from jaxtrain.optimizers import adagrad_norm, adahessian, clip_adagrad, clip_adam, clip_radagradd, soap
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
+    "adagrad_norm": {"factory": adagrad_norm, "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1}},
     "adahessian": {"factory": adahessian, "hyperparams": {"learning_rate": 0.1}, "static_args": ("num_samples",)},
     "adahessian_now_and_then": {
         "factory": adahessian,
@@ -13,6 +14,14 @@ CASES = {
         # the laws that the loop around the Hessian could break
         "laws": ("stable_state", "jit", "no_retrace", "scan", "vmap", "sharded"),
     },
+    "clip_radagradd": {"factory": clip_radagradd, "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1}},
+    "clip_adagrad": {
+        "factory": clip_adagrad,
+        "hyperparams": {"learning_rate": 0.1, "clip": 0.5, "clip_mode": "leaf"},
+        "static_args": ("clip_mode",),
+        "laws": ("stable_state", "dtype", "jit", "sharded", "empty_leaf"),
+    },
+    "clip_adam": {"factory": clip_adam, "hyperparams": {"learning_rate": 0.1}},
     # max_precond_dim below the longer side of the (8, 4) matrix: on the null space of its 8 x 8 factor any basis is
     # right, and two runs need not choose the same. Refreshes amplify float32 rounding, hence the wider tolerance
     "soap": {

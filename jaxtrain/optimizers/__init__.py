@@ -6,7 +6,8 @@ gives what stands under "given"; the rest comes from its ``extra_args=``.
 =================  ==========================================================  =====  ===========================
 extra argument     what it is                                                  given  asked for by
 =================  ==========================================================  =====  ===========================
-``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``, …
+``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``,
+                                                                                      ``alr_mag``, …
 ``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches,
                                                                                       ``zeroth_order_updates``
 ``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``svrg``,
@@ -37,21 +38,33 @@ from jaxtrain.optimizers.clip_radagradd import (
     scale_by_clipped_adagrad,
     scale_by_clipped_adam,
 )
+from jaxtrain.optimizers.generalized_polyak_momentum import (
+    AlrHeavyBallState,
+    AlrMagState,
+    alr_heavy_ball,
+    alr_mag,
+    polyak_step_size,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
     "AdaGradNormState",
     "AdaHessianState",
+    "AlrHeavyBallState",
+    "AlrMagState",
     "ClippedAdaGradState",
     "ClippedAdamState",
     "SoapState",
     "adagrad_norm",
     "adahessian",
+    "alr_heavy_ball",
+    "alr_mag",
     "clip_adagrad",
     "clip_adam",
     "clip_radagradd",
     "eigenbasis_qr_update",
     "hutchinson_hessian_diag",
+    "polyak_step_size",
     "scale_by_adagrad_norm",
     "scale_by_adahessian",
     "scale_by_clipped_adagrad",

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -45,3 +46,18 @@ def decayed(weight_decay: Number, mask: Any = None) -> optax.GradientTransformat
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, mask)
+
+
+def check_cap(name: str, value: Number) -> None:
+    """Raises unless ``value`` is > 0; infinity passes, and so does what is traced."""
+    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) > 0):
+        raise ValueError(f"{name} must lie in (0, inf], got {value}")
+
+
+def the_value(value: Any, dtype: Any, *, where: str) -> Scalar:
+    """The extra argument ``value``, which must be there."""
+    if value is None:
+        raise ValueError(f"{where} needs the loss: call tx.update(grads, state, params, value=loss)")
+    if jnp.shape(value) != ():
+        raise ValueError(f"{where} needs the loss as one number, got an array of shape {jnp.shape(value)}")
+    return jnp.asarray(value, dtype)

@@ -4,13 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype
-from jaxtrain.optimizers._inner import common_dtype, decayed, ratio, squared_norm
+from jaxtrain.optimizers._inner import check_cap, common_dtype, decayed, ratio, squared_norm
 
 CLIP_MODES = ("global", "leaf", "element")
 
@@ -34,9 +33,7 @@ class ClippedAdamState(NamedTuple):
 def _check(clip: Number, clip_mode: str, **not_negative: Number) -> None:
     for name, value in not_negative.items():
         check_finite_number(name, value, low=0.0)
-    # infinity means no clipping
-    if not isinstance(clip, jax.core.Tracer) and not np.all(np.asarray(clip) > 0):
-        raise ValueError(f"clip must lie in (0, inf], got {clip}")
+    check_cap("clip", clip)
     if clip_mode not in CLIP_MODES:
         raise ValueError(f"clip_mode must be one of {', '.join(CLIP_MODES)}, got {clip_mode!r}")
 

@@ -2,7 +2,16 @@
 
 import pytest
 
-from jaxtrain.optimizers import adagrad_norm, adahessian, clip_adagrad, clip_adam, clip_radagradd, soap
+from jaxtrain.optimizers import (
+    adagrad_norm,
+    adahessian,
+    alr_heavy_ball,
+    alr_mag,
+    clip_adagrad,
+    clip_adam,
+    clip_radagradd,
+    soap,
+)
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
@@ -14,6 +23,8 @@ CASES = {
         # the laws that the loop around the Hessian could break
         "laws": ("stable_state", "jit", "no_retrace", "scan", "vmap", "sharded"),
     },
+    "alr_mag": {"factory": alr_mag, "hyperparams": {"beta": 0.8, "weight_decay": 0.1}},
+    "alr_heavy_ball": {"factory": alr_heavy_ball, "hyperparams": {"max_lr": 0.2}},
     "clip_radagradd": {"factory": clip_radagradd, "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1}},
     "clip_adagrad": {
         "factory": clip_adagrad,

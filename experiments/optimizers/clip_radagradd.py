@@ -51,9 +51,12 @@ def _quantiles(key, name, rate, smoke):
 
 def _arm(keys, smoke, *, name):
     rates = RATES[4:6] if smoke else RATES
-    rate = s.best(lambda key, rate: _quantiles(key, name, rate, smoke)[0], rates)
-    quantile, median = jax.jit(jax.vmap(lambda key: _quantiles(key, name, rate, smoke)))(keys)
-    return {"quantile": quantile, "median": median, "rate": jnp.full(len(keys), rate)}
+    found = {}
+    for i, metric in enumerate(("quantile", "median")):
+        rate = s.best(lambda key, rate, i=i: _quantiles(key, name, rate, smoke)[i], rates)
+        found[metric] = jax.jit(jax.vmap(lambda key, r=rate, i=i: _quantiles(key, name, r, smoke)[i]))(keys)
+        found[f"{metric}_rate"] = jnp.full(len(keys), rate)
+    return found
 
 
 CLAIM = Claim(
@@ -64,8 +67,9 @@ CLAIM = Claim(
     setup="f(x) = x²/2 from x = 2, the gradient plus noise of density 3/4 (1 + |n|)^-2.5 (infinite variance), b0 = 3, "
     "clipping at 0.5, as in the paper's experiment; 1,000 steps, 500 runs for every seed. Metrics: the 99 % quantile "
     "and the median of the final x². AdaGrad with one divisor; on one number that is AdaGrad.",
-    tuning="the rate of each arm from 2^-9, 2^-8, …, 2^4 by the mean 99 % quantile of 3 other seeds; the clipping level "
-    "is the paper's, not tuned",
+    tuning="the rate of each arm and metric from 2^-9, 2^-8, …, 2^4 by the mean of that metric over 3 other seeds; the "
+    "clipping level is the paper's, not tuned. For its quantile AdaGradD takes the smallest rate of any grid: it is best "
+    "off where it stays at x² = 4. An earlier run chose one rate for both metrics, by the quantile",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=(
         *(

@@ -7,7 +7,7 @@ gives what stands under "given"; the rest comes from its ``extra_args=``.
 extra argument     what it is                                                  given  asked for by
 =================  ==========================================================  =====  ===========================
 ``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``,
-                                                                                      ``alr_mag``, …
+                                                                                      ``alr_mag``, ``psps``, …
 ``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches,
                                                                                       ``zeroth_order_updates``
 ``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``svrg``,
@@ -16,6 +16,7 @@ extra argument     what it is                                                  g
                                                                                       ``zeroth_order_updates``
 ``full_grad_fn``   ``params -> gradients`` over all data                       no     ``svrg``, ``page``
 ``indices``        the numbers of the batch's examples in the data             no     ``saga``
+``mean_residual``  the mean of 1 / (1 + exp(margin)) over the batch            no     ``scale_by_mean_residual``
 ``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
                                                                                       ``grad_fn`` and ``key``)
 =================  ==========================================================  =====  ===========================
@@ -45,7 +46,34 @@ from jaxtrain.optimizers.generalized_polyak_momentum import (
     alr_mag,
     polyak_step_size,
 )
+from jaxtrain.optimizers.median_gradient_clipping import (
+    MedianMomentumState,
+    scale_by_median_momentum,
+    spp_median_update,
+)
+from jaxtrain.optimizers.normalized_lr_gd import (
+    Margin,
+    batch_perceptron_step,
+    margin,
+    normalized_logistic_gd_step,
+    perceptron,
+    scale_by_mean_residual,
+)
+from jaxtrain.optimizers.psps import (
+    PspsState,
+    psps,
+    scale_by_preconditioned_polyak,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
+from jaxtrain.optimizers.spl_plus_cvar import (
+    SplPlusState,
+    cvar_objective,
+    cvar_prox_linear_step,
+    cvar_subgradient_step,
+    empirical_cvar,
+    empirical_var,
+    spl_plus,
+)
 
 __all__ = [
     "AdaGradNormState",
@@ -54,22 +82,41 @@ __all__ = [
     "AlrMagState",
     "ClippedAdaGradState",
     "ClippedAdamState",
+    "Margin",
+    "MedianMomentumState",
+    "PspsState",
     "SoapState",
+    "SplPlusState",
     "adagrad_norm",
     "adahessian",
     "alr_heavy_ball",
     "alr_mag",
+    "batch_perceptron_step",
     "clip_adagrad",
     "clip_adam",
     "clip_radagradd",
+    "cvar_objective",
+    "cvar_prox_linear_step",
+    "cvar_subgradient_step",
     "eigenbasis_qr_update",
+    "empirical_cvar",
+    "empirical_var",
     "hutchinson_hessian_diag",
+    "margin",
+    "normalized_logistic_gd_step",
+    "perceptron",
     "polyak_step_size",
+    "psps",
     "scale_by_adagrad_norm",
     "scale_by_adahessian",
     "scale_by_clipped_adagrad",
     "scale_by_clipped_adam",
+    "scale_by_mean_residual",
+    "scale_by_median_momentum",
+    "scale_by_preconditioned_polyak",
     "scale_by_soap",
     "soap",
     "spatial_average",
+    "spl_plus",
+    "spp_median_update",
 ]

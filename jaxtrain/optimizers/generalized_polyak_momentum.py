@@ -26,7 +26,7 @@ class AlrHeavyBallState(NamedTuple):
 
 
 def polyak_step_size(
-    value: Scalar, grad: Params, *, f_star: Number = 0.0, max_lr: Number = jnp.inf, c: Number = 1.0
+    value: Number, grad: Params, *, f_star: Number = 0.0, max_lr: Number = jnp.inf, c: Number = 1.0
 ) -> Scalar:
     r"""Polyak's step size with a cap, :math:`\min\big((f - f^*)_+ / (c\,\|g\|^2),\ \gamma_{\max}\big)`.
 

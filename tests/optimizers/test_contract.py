@@ -10,11 +10,45 @@ from jaxtrain.optimizers import (
     clip_adagrad,
     clip_adam,
     clip_radagradd,
+    psps,
+    scale_by_mean_residual,
+    scale_by_median_momentum,
     soap,
+    spl_plus,
 )
 from jaxtrain.testing import check_gradient_transformation
 
+
+def with_mean_residual(params, grads, batch, key):
+    return {"mean_residual": 0.25}
+
+
 CASES = {
+    "spl_plus": {"factory": spl_plus, "hyperparams": {"lr_params": 0.1, "lr_alpha": 0.2}},
+    "median_momentum": {"factory": scale_by_median_momentum, "hyperparams": {"tau": 0.3}},
+    "median_momentum_huber": {
+        "factory": scale_by_median_momentum,
+        "hyperparams": {"tau": 0.3, "kind": "huber", "mu": 0.1},
+        "static_args": ("kind",),
+        "laws": ("stable_state", "dtype", "inject_hyperparams", "zero_gradients"),
+    },
+    "psps": {
+        "factory": psps,
+        "hyperparams": {"max_lr": 1.0, "slack": "l2", "init_probes": 2},
+        "static_args": ("preconditioner", "slack", "init_probes"),
+    },
+    "psps_adam": {
+        "factory": psps,
+        "hyperparams": {"preconditioner": "adam", "slack": "l1"},
+        "static_args": ("preconditioner", "slack"),
+        "laws": ("stable_state", "dtype", "inject_hyperparams", "sharded", "zero_gradients", "non_finite"),
+    },
+    "scale_by_mean_residual": {
+        "factory": scale_by_mean_residual,
+        "hyperparams": {},
+        "extra_args": with_mean_residual,
+        "laws": ("stable_state", "dtype", "extra_args", "jit", "vmap", "multi_steps", "zero_gradients", "non_finite"),
+    },
     "adagrad_norm": {"factory": adagrad_norm, "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1}},
     "adahessian": {"factory": adahessian, "hyperparams": {"learning_rate": 0.1}, "static_args": ("num_samples",)},
     "adahessian_now_and_then": {

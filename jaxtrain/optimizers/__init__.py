@@ -3,23 +3,23 @@
 What an update may ask for besides gradients and parameters, as optax extra arguments. ``jaxtrain.training.make_step``
 gives what stands under "given"; the rest comes from its ``extra_args=``.
 
-=================  ==========================================================  =====  ===========================
+=================  ==========================================================  =====  =================================
 extra argument     what it is                                                  given  asked for by
-=================  ==========================================================  =====  ===========================
+=================  ==========================================================  =====  =================================
 ``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``,
                                                                                       ``alr_mag``, ``psps``, …
-``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches,
+``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches, ``smb``,
                                                                                       ``zeroth_order_updates``
-``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``svrg``,
-                                                                                      ``page``, ``storm``
-``key``            a typed key of this step's own                              yes    ``adahessian``, ``page``,
+``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``psps``, ``smb``,
+                                                                                      ``svrg``, ``page``, ``storm``
+``key``            a typed key of this step's own                              yes    ``adahessian``, ``psps``, ``page``,
                                                                                       ``zeroth_order_updates``
 ``full_grad_fn``   ``params -> gradients`` over all data                       no     ``svrg``, ``page``
 ``indices``        the numbers of the batch's examples in the data             no     ``saga``
 ``mean_residual``  the mean of 1 / (1 + exp(margin)) over the batch            no     ``scale_by_mean_residual``
-``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
-                                                                                      ``grad_fn`` and ``key``)
-=================  ==========================================================  =====  ===========================
+``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian``, ``psps`` (instead
+                                                                                      of ``grad_fn`` and ``key``)
+=================  ==========================================================  =====  =================================
 """
 
 from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
@@ -64,6 +64,11 @@ from jaxtrain.optimizers.psps import (
     psps,
     scale_by_preconditioned_polyak,
 )
+from jaxtrain.optimizers.smb_model_building import (
+    SmbState,
+    model_building_step,
+    smb,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 from jaxtrain.optimizers.spl_plus_cvar import (
     SplPlusState,
@@ -85,6 +90,7 @@ __all__ = [
     "Margin",
     "MedianMomentumState",
     "PspsState",
+    "SmbState",
     "SoapState",
     "SplPlusState",
     "adagrad_norm",
@@ -103,6 +109,7 @@ __all__ = [
     "empirical_var",
     "hutchinson_hessian_diag",
     "margin",
+    "model_building_step",
     "normalized_logistic_gd_step",
     "perceptron",
     "polyak_step_size",
@@ -115,6 +122,7 @@ __all__ = [
     "scale_by_median_momentum",
     "scale_by_preconditioned_polyak",
     "scale_by_soap",
+    "smb",
     "soap",
     "spatial_average",
     "spl_plus",

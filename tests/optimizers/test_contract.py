@@ -13,6 +13,7 @@ from jaxtrain.optimizers import (
     psps,
     scale_by_mean_residual,
     scale_by_median_momentum,
+    smb,
     soap,
     spl_plus,
 )
@@ -67,6 +68,18 @@ CASES = {
         "laws": ("stable_state", "dtype", "jit", "sharded", "empty_leaf"),
     },
     "clip_adam": {"factory": clip_adam, "hyperparams": {"learning_rate": 0.1}},
+    # a rate at which some trials of the three steps fail
+    "smb": {
+        "factory": smb,
+        "hyperparams": {"learning_rate": 0.9, "schedule_period": 2},
+        "static_args": ("schedule_period",),
+    },
+    "smb_independent": {
+        "factory": smb,
+        "hyperparams": {"learning_rate": 1.5, "independent_batch": True},
+        "static_args": ("independent_batch",),
+        "laws": ("stable_state", "dtype", "jit", "scan", "vmap", "sharded", "zero_gradients"),
+    },
     # max_precond_dim below the longer side of the (8, 4) matrix: on the null space of its 8 x 8 factor any basis is
     # right, and two runs need not choose the same. Refreshes amplify float32 rounding, hence the wider tolerance
     "soap": {

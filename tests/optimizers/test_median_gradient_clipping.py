@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy.optimize import minimize
 
-from jaxtrain.aggregation import centered_clip, geometric_median
+from jaxtrain.aggregation import centered_clip
 from jaxtrain.optimizers import scale_by_median_momentum, spp_median_update
 from tests.optimizers.trajectories import flat, random_tree, run
 
@@ -89,21 +89,19 @@ def test_equals_the_equations(x64, kind, options):
 
 def test_limits_that_have_a_name(x64):
     params, grads = random_tree(4), random_tree(5, (STEPS,))
-    plain, _ = run(optax.sgd(0.1), params, grads)
+    g, m = (jax.tree.map(lambda g, t=t: jnp.asarray(g[t]), grads) for t in (0, 1))
     for kind in ("l2", "l1", "l2sq"):  # τ = ∞: no memory
-        ours, _ = run(optax.chain(scale_by_median_momentum(np.inf, kind=kind), optax.sgd(0.1)), params, grads)
-        np.testing.assert_allclose(ours, plain, rtol=1e-13, atol=1e-13)  # m + (g - m) is g but for rounding
+        ours = spp_median_update(m, g, tau=np.inf, kind=kind)
+        np.testing.assert_allclose(flat(ours), flat(g), rtol=1e-13, atol=1e-14)  # m + (g - m) is g but for rounding
     momentum = optax.chain(optax.ema(0.8, debias=False), optax.sgd(0.1))  # τ/(1 + τ) = 0.2
     ours, _ = run(optax.chain(scale_by_median_momentum(0.25, kind="l2sq"), optax.sgd(0.1)), params, grads)
     np.testing.assert_allclose(ours, run(momentum, params, grads)[0], rtol=1e-12, atol=1e-13)
     # from zero: clipping, by the norm and by the value
-    g = jax.tree.map(lambda g: jnp.asarray(g[0]), grads)
     zero = jax.tree.map(jnp.zeros_like, g)
     for kind, clip in (("l2", optax.clip_by_global_norm(0.7)), ("l1", optax.clip(0.7))):
         ours = spp_median_update(zero, g, tau=0.7, kind=kind)
         np.testing.assert_allclose(flat(ours), flat(clip.update(g, clip.init(g))[0]), rtol=1e-14)
     # one worker of centered clipping
-    m = jax.tree.map(lambda g: jnp.asarray(g[1]), grads)
     worker = centered_clip(jax.tree.map(lambda g: g[None], g), m, tau=0.7)
     np.testing.assert_allclose(flat(spp_median_update(m, g, tau=0.7)), flat(worker), rtol=1e-13)
 
@@ -112,7 +110,7 @@ def test_limits_that_have_a_name(x64):
 def test_it_finds_the_median(x64, kind):
     """Gradients drawn from five points, one of them far away."""
     points = np.array([[0.0, 0.0], [1.0, 0.2], [0.3, 1.0], [0.6, 0.5], [900.0, 700.0]])
-    draws = points[np.random.default_rng(6).integers(5, size=40_000)]
+    draws = points[np.random.default_rng(6).integers(5, size=20_000)]
     tx = scale_by_median_momentum(0.003, kind=kind)
 
     def step(state, g):
@@ -120,9 +118,11 @@ def test_it_finds_the_median(x64, kind):
         return state, m
 
     path = jax.jit(lambda d: jax.lax.scan(step, tx.init(jnp.zeros(2)), d)[1])(jnp.asarray(draws))
-    median = geometric_median(jnp.asarray(points)) if kind == "l2" else np.median(points, axis=0)
-    # a walk of steps of 0.003, averaged over 20,000
-    np.testing.assert_allclose(path[20_000:].mean(axis=0), median, atol=0.02)
+    median = np.median(points, axis=0)
+    if kind == "l2":
+        median = minimize(lambda v: np.linalg.norm(points - v, axis=1).sum(), median, method="Nelder-Mead").x
+    # a walk of steps of 0.003, averaged over 10,000
+    np.testing.assert_allclose(path[10_000:].mean(axis=0), median, atol=0.02)
 
 
 def test_half_precision_overflow_and_zeros():

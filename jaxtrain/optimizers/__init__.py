@@ -12,8 +12,8 @@ extra argument     what it is                                                  g
                                                                                       ``zeroth_order_updates``
 ``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``psps``, ``smb``,
                                                                                       ``svrg``, ``page``, ``storm``
-``key``            a typed key of this step's own                              yes    ``adahessian``, ``psps``, ``page``,
-                                                                                      ``zeroth_order_updates``
+``key``            a typed key of this step's own                              yes    ``adahessian``, ``psps``, ``o2nc``,
+                                                                                      ``page``, ``zeroth_order_updates``
 ``full_grad_fn``   ``params -> gradients`` over all data                       no     ``svrg``, ``page``
 ``indices``        the numbers of the batch's examples in the data             no     ``saga``
 ``mean_residual``  the mean of 1 / (1 + exp(margin)) over the batch            no     ``scale_by_mean_residual``
@@ -59,6 +59,14 @@ from jaxtrain.optimizers.normalized_lr_gd import (
     perceptron,
     scale_by_mean_residual,
 )
+from jaxtrain.optimizers.online_to_nonconvex import (
+    Goldstein,
+    O2ncState,
+    goldstein_stationarity,
+    o2nc,
+    o2nc_radius,
+    o2nc_step,
+)
 from jaxtrain.optimizers.psps import (
     PspsState,
     psps,
@@ -87,8 +95,10 @@ __all__ = [
     "AlrMagState",
     "ClippedAdaGradState",
     "ClippedAdamState",
+    "Goldstein",
     "Margin",
     "MedianMomentumState",
+    "O2ncState",
     "PspsState",
     "SmbState",
     "SoapState",
@@ -107,10 +117,14 @@ __all__ = [
     "eigenbasis_qr_update",
     "empirical_cvar",
     "empirical_var",
+    "goldstein_stationarity",
     "hutchinson_hessian_diag",
     "margin",
     "model_building_step",
     "normalized_logistic_gd_step",
+    "o2nc",
+    "o2nc_radius",
+    "o2nc_step",
     "perceptron",
     "polyak_step_size",
     "psps",

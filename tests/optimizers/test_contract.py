@@ -10,6 +10,7 @@ from jaxtrain.optimizers import (
     clip_adagrad,
     clip_adam,
     clip_radagradd,
+    o2nc,
     psps,
     scale_by_mean_residual,
     scale_by_median_momentum,
@@ -33,6 +34,7 @@ CASES = {
         "static_args": ("kind",),
         "laws": ("stable_state", "dtype", "inject_hyperparams", "zero_gradients"),
     },
+    "o2nc": {"factory": o2nc, "hyperparams": {"learning_rate": 0.1, "radius": 0.2, "reset_interval": 2}},
     "psps": {
         "factory": psps,
         "hyperparams": {"max_lr": 1.0, "slack": "l2", "init_probes": 2},

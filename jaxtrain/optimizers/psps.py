@@ -1,6 +1,6 @@
 """PSPS: Polyak's step size in the norm of a diagonal preconditioner, with slack for data that cannot be fitted."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -181,13 +181,15 @@ def psps(
     max_lr: Number = jnp.inf,
     slack: str | None = None,
     slack_lambda: Number = 0.01,
-    **options: Any,
+    beta: Number = 0.999,
+    alpha: Number = 1e-4,
+    eps: Number = 1e-8,
+    init_probes: int = 100,
 ) -> optax.GradientTransformationExtraArgs:
     r"""PSPS: :math:`x_{t+1} = x_t - \gamma_t B_t^{-1} g_t`, see :func:`scale_by_preconditioned_polyak`.
 
     Args:
-      preconditioner, f_star, max_lr, slack, slack_lambda: see there.
-      **options: the other arguments of :func:`scale_by_preconditioned_polyak`.
+      preconditioner, f_star, max_lr, slack, slack_lambda, beta, alpha, eps, init_probes: see there.
 
     Returns:
       A transformation that wants ``value=`` and, for Hutchinson's diagonal, ``grad_fn=`` and ``key=``, or
@@ -208,7 +210,15 @@ def psps(
     """
     return optax.chain(
         scale_by_preconditioned_polyak(
-            preconditioner, f_star=f_star, max_lr=max_lr, slack=slack, slack_lambda=slack_lambda, **options
+            preconditioner,
+            f_star=f_star,
+            max_lr=max_lr,
+            slack=slack,
+            slack_lambda=slack_lambda,
+            beta=beta,
+            alpha=alpha,
+            eps=eps,
+            init_probes=init_probes,
         ),
         optax.scale(-1.0),
     )

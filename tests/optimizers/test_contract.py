@@ -37,14 +37,15 @@ CASES = {
     "o2nc": {"factory": o2nc, "hyperparams": {"learning_rate": 0.1, "radius": 0.2, "reset_interval": 2}},
     "psps": {
         "factory": psps,
-        "hyperparams": {"max_lr": 1.0, "slack": "l2", "init_probes": 2},
+        "hyperparams": {"preconditioner": "adam", "slack": "l1"},
         "static_args": ("preconditioner", "slack", "init_probes"),
     },
-    "psps_adam": {
+    "psps_hutchinson": {
         "factory": psps,
-        "hyperparams": {"preconditioner": "adam", "slack": "l1"},
-        "static_args": ("preconditioner", "slack"),
-        "laws": ("stable_state", "dtype", "inject_hyperparams", "sharded", "zero_gradients", "non_finite"),
+        "hyperparams": {"max_lr": 1.0, "slack": "l2", "init_probes": 2},
+        "static_args": ("preconditioner", "slack", "init_probes"),
+        # what probes of its own could break
+        "laws": ("stable_state", "dtype", "jit", "no_retrace", "vmap", "sharded"),
     },
     "scale_by_mean_residual": {
         "factory": scale_by_mean_residual,

@@ -114,10 +114,10 @@ def test_rescaled_coordinates_change_nothing(x64):
             return (x + u, state), a * (x + u)
 
         x = start / a
-        return jax.jit(lambda: jax.lax.scan(step, (x, tx.init(x)), None, 30)[1])()
+        return jax.jit(lambda: jax.lax.scan(step, (x, tx.init(x)), None, 12)[1])()
 
     plain = path(jnp.ones(4))
-    np.testing.assert_allclose(path(scale), plain, rtol=0, atol=1e-10)  # float64, 30 steps of rounding
+    np.testing.assert_allclose(path(scale), plain, rtol=0, atol=1e-11)  # float64, 12 steps
     assert jnp.abs(plain[-1]).max() < 0.1 * jnp.abs(plain[0]).max()
 
 
@@ -165,8 +165,8 @@ def test_clear_errors():
         psps(slack="l3")
     with pytest.raises(ValueError, match=r"alpha must lie in \(0, inf\], got 0"):
         psps(alpha=0)
-    with pytest.raises(TypeError, match="init_probes decides shapes"):
-        psps(init_probes=1.5)
+    with pytest.raises(ValueError, match="init_probes must be at least 1, got 0"):
+        psps(init_probes=0)
     with pytest.raises(ValueError, match="psps needs the loss"):
         psps(None).update(g, psps(None).init(g))
     with pytest.raises(ValueError, match="psps with Hutchinson's preconditioner needs the Hessian's diagonal"):

@@ -147,11 +147,11 @@ def smb(
     Source: Birbil, Martin, Onay, Öztoprak (2021), arXiv 2111.07058.
 
     >>> def loss(x):
-    ...     return 1.5 * x**2
+    ...     return 2 * x**2
     >>> tx, x = smb(0.5), jnp.array(2.0)
     >>> u, _ = tx.update(jax.grad(loss)(x), tx.init(x), x, value=loss(x), value_fn=loss, grad_fn=jax.grad(loss))
-    >>> round(float(u), 4)  # the trial step -3 fails
-    -0.7481
+    >>> round(float(u), 4)  # the trial step -4 leads to the same loss on the other side
+    -0.7984
     """
     if not callable(learning_rate):
         check_finite_number("learning_rate", learning_rate, low=0.0)

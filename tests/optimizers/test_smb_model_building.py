@@ -129,15 +129,15 @@ def test_the_second_gradient_is_only_computed_where_the_trial_fails():
 
     def grad_fn(x):
         jax.debug.callback(lambda: calls.append(1))
-        return 3 * x
+        return 4 * x
 
     tx, x = smb(0.5), jnp.array([2.0])
     state = tx.init(x)
-    for curvature in (0.5, 3.0):
+    for curvature in (0.5, 4.0):
         value_fn = lambda x, k=curvature: 0.5 * k * jnp.sum(x**2)  # noqa: E731
         jax.block_until_ready(tx.update(curvature * x, state, x, value=value_fn(x), value_fn=value_fn, grad_fn=grad_fn))
         jax.effects_barrier()
-        assert len(calls) == (curvature == 3.0)
+        assert len(calls) == (curvature == 4.0)
 
 
 def test_clear_errors():

@@ -3,23 +3,26 @@
 What an update may ask for besides gradients and parameters, as optax extra arguments. ``jaxtrain.training.make_step``
 gives what stands under "given"; the rest comes from its ``extra_args=``.
 
-=================  ==========================================================  =====  ===========================
+=================  ==========================================================  =====  =================================
 extra argument     what it is                                                  given  asked for by
-=================  ==========================================================  =====  ===========================
-``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``, …
-``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches,
+=================  ==========================================================  =====  =================================
+``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``,
+                                                                                      ``alr_mag``, ``psps``, …
+``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches, ``smb``,
                                                                                       ``zeroth_order_updates``
-``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``svrg``,
-                                                                                      ``page``, ``storm``
-``key``            a typed key of this step's own                              yes    ``adahessian``, ``page``,
-                                                                                      ``zeroth_order_updates``
+``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``psps``, ``smb``,
+                                                                                      ``svrg``, ``page``, ``storm``
+``key``            a typed key of this step's own                              yes    ``adahessian``, ``psps``, ``o2nc``,
+                                                                                      ``page``, ``zeroth_order_updates``
 ``full_grad_fn``   ``params -> gradients`` over all data                       no     ``svrg``, ``page``
 ``indices``        the numbers of the batch's examples in the data             no     ``saga``
-``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
-                                                                                      ``grad_fn`` and ``key``)
-=================  ==========================================================  =====  ===========================
+``mean_residual``  the mean of 1 / (1 + exp(margin)) over the batch            no     ``scale_by_mean_residual``
+``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian``, ``psps`` (instead
+                                                                                      of ``grad_fn`` and ``key``)
+=================  ==========================================================  =====  =================================
 """
 
+from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
 from jaxtrain.optimizers.adahessian import (
     AdaHessianState,
     adahessian,
@@ -27,16 +30,115 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.clip_radagradd import (
+    ClippedAdaGradState,
+    ClippedAdamState,
+    clip_adagrad,
+    clip_adam,
+    clip_radagradd,
+    scale_by_clipped_adagrad,
+    scale_by_clipped_adam,
+)
+from jaxtrain.optimizers.generalized_polyak_momentum import (
+    AlrHeavyBallState,
+    AlrMagState,
+    alr_heavy_ball,
+    alr_mag,
+    polyak_step_size,
+)
+from jaxtrain.optimizers.median_gradient_clipping import (
+    MedianMomentumState,
+    scale_by_median_momentum,
+    spp_median_update,
+)
+from jaxtrain.optimizers.normalized_lr_gd import (
+    Margin,
+    batch_perceptron_step,
+    margin,
+    normalized_logistic_gd_step,
+    perceptron,
+    scale_by_mean_residual,
+)
+from jaxtrain.optimizers.online_to_nonconvex import (
+    Goldstein,
+    O2ncState,
+    goldstein_stationarity,
+    o2nc,
+    o2nc_radius,
+    o2nc_step,
+)
+from jaxtrain.optimizers.psps import (
+    PspsState,
+    psps,
+    scale_by_preconditioned_polyak,
+)
+from jaxtrain.optimizers.smb_model_building import (
+    SmbState,
+    model_building_step,
+    smb,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
+from jaxtrain.optimizers.spl_plus_cvar import (
+    SplPlusState,
+    cvar_objective,
+    cvar_prox_linear_step,
+    cvar_subgradient_step,
+    empirical_cvar,
+    empirical_var,
+    spl_plus,
+)
 
 __all__ = [
+    "AdaGradNormState",
     "AdaHessianState",
+    "AlrHeavyBallState",
+    "AlrMagState",
+    "ClippedAdaGradState",
+    "ClippedAdamState",
+    "Goldstein",
+    "Margin",
+    "MedianMomentumState",
+    "O2ncState",
+    "PspsState",
+    "SmbState",
     "SoapState",
+    "SplPlusState",
+    "adagrad_norm",
     "adahessian",
+    "alr_heavy_ball",
+    "alr_mag",
+    "batch_perceptron_step",
+    "clip_adagrad",
+    "clip_adam",
+    "clip_radagradd",
+    "cvar_objective",
+    "cvar_prox_linear_step",
+    "cvar_subgradient_step",
     "eigenbasis_qr_update",
+    "empirical_cvar",
+    "empirical_var",
+    "goldstein_stationarity",
     "hutchinson_hessian_diag",
+    "margin",
+    "model_building_step",
+    "normalized_logistic_gd_step",
+    "o2nc",
+    "o2nc_radius",
+    "o2nc_step",
+    "perceptron",
+    "polyak_step_size",
+    "psps",
+    "scale_by_adagrad_norm",
     "scale_by_adahessian",
+    "scale_by_clipped_adagrad",
+    "scale_by_clipped_adam",
+    "scale_by_mean_residual",
+    "scale_by_median_momentum",
+    "scale_by_preconditioned_polyak",
     "scale_by_soap",
+    "smb",
     "soap",
     "spatial_average",
+    "spl_plus",
+    "spp_median_update",
 ]

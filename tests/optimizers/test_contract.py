@@ -2,16 +2,88 @@
 
 import pytest
 
-from jaxtrain.optimizers import adahessian, soap
+from jaxtrain.optimizers import (
+    adagrad_norm,
+    adahessian,
+    alr_heavy_ball,
+    alr_mag,
+    clip_adagrad,
+    clip_adam,
+    clip_radagradd,
+    o2nc,
+    psps,
+    scale_by_mean_residual,
+    scale_by_median_momentum,
+    smb,
+    soap,
+    spl_plus,
+)
 from jaxtrain.testing import check_gradient_transformation
 
+
+def with_mean_residual(params, grads, batch, key):
+    return {"mean_residual": 0.25}
+
+
 CASES = {
+    "spl_plus": {"factory": spl_plus, "hyperparams": {"lr_params": 0.1, "lr_alpha": 0.2}},
+    "median_momentum": {"factory": scale_by_median_momentum, "hyperparams": {"tau": 0.3}},
+    "median_momentum_huber": {
+        "factory": scale_by_median_momentum,
+        "hyperparams": {"tau": 0.3, "kind": "huber", "mu": 0.1},
+        "static_args": ("kind",),
+        "laws": ("stable_state", "dtype", "inject_hyperparams", "zero_gradients"),
+    },
+    "o2nc": {"factory": o2nc, "hyperparams": {"learning_rate": 0.1, "radius": 0.2, "reset_interval": 3}},
+    "psps": {
+        "factory": psps,
+        "hyperparams": {"preconditioner": "adam", "slack": "l1"},
+        "static_args": ("preconditioner", "slack", "init_probes"),
+    },
+    "psps_hutchinson": {
+        "factory": psps,
+        "hyperparams": {"max_lr": 1.0, "slack": "l2", "init_probes": 2},
+        "static_args": ("preconditioner", "slack", "init_probes"),
+        # what probes of its own could break
+        "laws": ("stable_state", "dtype", "jit", "no_retrace", "vmap", "sharded"),
+    },
+    "scale_by_mean_residual": {
+        "factory": scale_by_mean_residual,
+        "hyperparams": {},
+        "extra_args": with_mean_residual,
+        "laws": ("stable_state", "dtype", "extra_args", "jit", "vmap", "multi_steps", "zero_gradients", "non_finite"),
+    },
+    "adagrad_norm": {"factory": adagrad_norm, "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1}},
     "adahessian": {"factory": adahessian, "hyperparams": {"learning_rate": 0.1}, "static_args": ("num_samples",)},
     "adahessian_now_and_then": {
         "factory": adahessian,
         "hyperparams": {"learning_rate": 0.1, "update_period": 2, "weight_decay": 0.1},
         # the laws that the loop around the Hessian could break
         "laws": ("stable_state", "jit", "no_retrace", "scan", "vmap", "sharded"),
+    },
+    "alr_mag": {"factory": alr_mag, "hyperparams": {"beta": 0.8, "weight_decay": 0.1}},
+    "alr_heavy_ball": {"factory": alr_heavy_ball, "hyperparams": {"max_lr": 0.2}},
+    "clip_radagradd": {"factory": clip_radagradd, "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1}},
+    "clip_adagrad": {
+        "factory": clip_adagrad,
+        "hyperparams": {"learning_rate": 0.1, "clip": 0.5, "clip_mode": "leaf"},
+        "static_args": ("clip_mode",),
+        "laws": ("stable_state", "dtype", "jit", "sharded", "empty_leaf"),
+    },
+    "clip_adam": {"factory": clip_adam, "hyperparams": {"learning_rate": 0.1}},
+    # a rate at which some trials of the three steps fail
+    "smb": {
+        "factory": smb,
+        "hyperparams": {"learning_rate": 0.9, "schedule_period": 2},
+        "static_args": ("schedule_period",),
+        # its own loss and gradient are of one batch; without jit every call compiles its loop, which takes a second
+        "except_": ("multi_steps", "partition", "pure"),
+    },
+    "smb_independent": {
+        "factory": smb,
+        "hyperparams": {"learning_rate": 1.5, "independent_batch": True},
+        "static_args": ("independent_batch",),
+        "laws": ("stable_state", "dtype", "no_retrace", "scan", "vmap"),
     },
     # max_precond_dim below the longer side of the (8, 4) matrix: on the null space of its 8 x 8 factor any basis is
     # right, and two runs need not choose the same. Refreshes amplify float32 rounding, hence the wider tolerance

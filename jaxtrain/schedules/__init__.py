@@ -1,5 +1,7 @@
 """What moves over time: learning rates and their like."""
 
+from jaxtrain.schedules.cooldown import branching_steps, cooldown_from_step, wsd_schedule
+from jaxtrain.schedules.guidance import cfg_schedule, guided_score
 from jaxtrain.schedules.linear_decay import (
     GradNormState,
     grad_norm_history,
@@ -13,12 +15,17 @@ from jaxtrain.schedules.swa import cyclical_lr, swa_constant_schedule
 
 __all__ = [
     "GradNormState",
+    "branching_steps",
+    "cfg_schedule",
+    "cooldown_from_step",
     "cyclical_lr",
     "grad_norm_history",
+    "guided_score",
     "last_iterate_bound",
     "linear_decay_schedule",
     "record_grad_norm",
     "refine_schedule",
     "schedule_from_array",
     "swa_constant_schedule",
+    "wsd_schedule",
 ]

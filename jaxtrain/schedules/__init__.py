@@ -11,21 +11,31 @@ from jaxtrain.schedules.linear_decay import (
     refine_schedule,
     schedule_from_array,
 )
+from jaxtrain.schedules.step_decay import (
+    anisotropic_gradient,
+    heavy_ball_momentum,
+    shb_excess_risk,
+    step_decay_schedule,
+)
 from jaxtrain.schedules.swa import cyclical_lr, swa_constant_schedule
 
 __all__ = [
     "GradNormState",
+    "anisotropic_gradient",
     "branching_steps",
     "cfg_schedule",
     "cooldown_from_step",
     "cyclical_lr",
     "grad_norm_history",
     "guided_score",
+    "heavy_ball_momentum",
     "last_iterate_bound",
     "linear_decay_schedule",
     "record_grad_norm",
     "refine_schedule",
     "schedule_from_array",
+    "shb_excess_risk",
+    "step_decay_schedule",
     "swa_constant_schedule",
     "wsd_schedule",
 ]

@@ -9,6 +9,7 @@ from jaxtrain.schedules import (
     linear_decay_schedule,
     record_grad_norm,
     schedule_from_array,
+    step_decay_schedule,
     swa_constant_schedule,
     wsd_schedule,
 )
@@ -20,6 +21,7 @@ SCHEDULES = {
     "from_array_stretched": schedule_from_array(jnp.linspace(1.0, 0.0, 50), peak=0.3, total_steps=90),
     "cyclical": cyclical_lr(0.5, 0.1, 7),
     "swa_constant": swa_constant_schedule(lr_init=0.1, lr_swa=0.05, swa_start=80),
+    "step_decay": step_decay_schedule(0.1, 100),
     "wsd": wsd_schedule(0.1, 100, warmup_steps=10),
     "cooldown_exp": cooldown_from_step(0.1, 70, 20, shape="exp", final_factor=0.01),
 }

@@ -175,9 +175,7 @@ def inner_product_test_batch_size(
     if nu is not None:
         check_finite_number("nu", nu, low=1e-12)
         # by Pythagoras: what is left of the whole variance without that along the mean
-        across = jnp.maximum(
-            optax.tree.sum(_variances(m)) - variance / jnp.where(m.norm_sq > 0, m.norm_sq, jnp.inf), 0
-        )
+        across = jnp.maximum(optax.tree.sum(_variances(m)) - variance / jnp.where(m.norm_sq > 0, m.norm_sq, jnp.inf), 0)
         size = jnp.maximum(size, _needed(across, nu**2 * m.norm_sq, row_size))
     return size
 

@@ -19,6 +19,7 @@ from jaxtrain.schedules.linear_decay import (
     refine_schedule,
     schedule_from_array,
 )
+from jaxtrain.schedules.random_matrix import batch_spike, hessian_noise_variance, max_learning_rate
 from jaxtrain.schedules.step_decay import (
     anisotropic_gradient,
     heavy_ball_momentum,
@@ -32,6 +33,7 @@ __all__ = [
     "GradNormState",
     "adaptive_batch_size",
     "anisotropic_gradient",
+    "batch_spike",
     "branching_steps",
     "bucketed_batch_size",
     "cfg_schedule",
@@ -41,9 +43,11 @@ __all__ = [
     "grad_norm_history",
     "guided_score",
     "heavy_ball_momentum",
+    "hessian_noise_variance",
     "inner_product_test_batch_size",
     "last_iterate_bound",
     "linear_decay_schedule",
+    "max_learning_rate",
     "norm_test_batch_size",
     "record_grad_norm",
     "refine_schedule",

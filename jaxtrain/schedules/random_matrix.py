@@ -120,11 +120,14 @@ def max_learning_rate(
 ) -> Float[Array, "..."]:
     r"""The largest stable learning rate for a batch size.
 
-    ``sgd``: :math:`\eta = 2(1 + \mu)/\lambda'_b`, of :func:`batch_spike`. While noise dominates it grows like the batch
-    size and is flat from about :math:`b = P\sigma^2/\lambda^2` on.
+    ``sgd``: :math:`\eta = 2(1 + \mu)/\lambda'_b`, of :func:`batch_spike`. It grows like :math:`\sqrt b` where the spike is
+    lost in the noise, below :math:`b = P\sigma^2/\lambda^2`, and above it rises from :math:`(1 + \mu)/\lambda` to
+    :math:`2(1 + \mu)/\lambda`.
     ``adaptive``: a method that divides by the root of the second moment of the gradient (Adam), as long as that is noise,
-    :math:`\sigma_g/\sqrt b`: :math:`\eta = 2(1 + \mu)\,\sigma_g / (\sqrt b\,\lambda'_b)`, which grows like
-    :math:`\sqrt b`.
+    :math:`\sigma_g/\sqrt b`: :math:`\eta = 2(1 + \mu)\,\sigma_g / (\sqrt b\,\lambda'_b)`.
+
+    The paper's linear rule for SGD and square root rule for Adam take :math:`\lambda' \approx P\sigma^2/(b\lambda)`, the
+    correction of the spike without the spike, which in this model is never the larger part of it.
 
     Args:
       batch_size: :math:`b` ≥ 1.
@@ -142,7 +145,7 @@ def max_learning_rate(
     Source: Granziol, Zohren, Roberts (2020), arXiv 2006.09092.
 
     >>> rates = max_learning_rate(jnp.array([1.0, 4.0]), lam_full=0.5, noise_var=1.0, num_params=100.0)
-    >>> rates.round(3).tolist()  # all noise: the edge falls like 1/√b
+    >>> [round(float(x), 3) for x in rates]  # all noise: the edge falls like 1/√b
     [0.1, 0.2]
     """
     if kind not in ("sgd", "adaptive"):

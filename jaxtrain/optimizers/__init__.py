@@ -27,14 +27,18 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.optimistic_omd import OptimisticOmdState, optimistic_omd, optimistic_omd_sea
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
     "AdaHessianState",
+    "OptimisticOmdState",
     "SoapState",
     "adahessian",
     "eigenbasis_qr_update",
     "hutchinson_hessian_diag",
+    "optimistic_omd",
+    "optimistic_omd_sea",
     "scale_by_adahessian",
     "scale_by_soap",
     "soap",

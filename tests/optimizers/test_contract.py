@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxtrain.optimizers import adahessian, soap
+from jaxtrain.optimizers import adahessian, optimistic_omd, optimistic_omd_sea, soap
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
@@ -11,6 +11,13 @@ CASES = {
         "factory": adahessian,
         "hyperparams": {"learning_rate": 0.1, "update_period": 2, "weight_decay": 0.1},
         # the laws that the loop around the Hessian could break
+        "laws": ("stable_state", "jit", "no_retrace", "scan", "vmap", "sharded"),
+    },
+    "optimistic_omd": {"factory": optimistic_omd, "hyperparams": {"learning_rate": 0.1}},
+    "optimistic_omd_sea": {
+        "factory": optimistic_omd_sea,
+        "hyperparams": {"diameter": 2.0, "grad_bound": 1.0, "smoothness": 1.0},
+        # what the variation adds: a sum over all parameters
         "laws": ("stable_state", "jit", "no_retrace", "scan", "vmap", "sharded"),
     },
     # max_precond_dim below the longer side of the (8, 4) matrix: on the null space of its 8 x 8 factor any basis is

@@ -127,9 +127,11 @@ def _summary(problem, regrets, horizons):
     stack = jnp.stack(regrets)
     n = stack.shape[1]
     apart = (stack.sum(axis=1, keepdims=True) - stack) / (n - 1)
-    exponent = lambda r: (
-        jnp.log(jnp.maximum(r[-1], 1e-9) / jnp.maximum(r[0], 1e-9)) / math.log(horizons[-1] / horizons[0])
-    )  # noqa: E731
+    span = math.log(horizons[-1] / horizons[0])
+
+    def exponent(r):
+        return jnp.log(jnp.maximum(r[-1], 1e-9) / jnp.maximum(r[0], 1e-9)) / span
+
     # pseudo-values: their mean is the estimate, their spread its standard error
     pseudo = n * exponent(stack.mean(axis=1, keepdims=True)) - (n - 1) * exponent(apart)
     return {f"{problem}_regret": stack[-1] / math.sqrt(horizons[-1]), f"{problem}_exponent": pseudo}

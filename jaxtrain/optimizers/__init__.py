@@ -27,11 +27,13 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
 from jaxtrain.optimizers.optimistic_omd import OptimisticOmdState, optimistic_omd, optimistic_omd_sea
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
     "AdaHessianState",
+    "HalpernResult",
     "OptimisticOmdState",
     "SoapState",
     "adahessian",
@@ -43,4 +45,7 @@ __all__ = [
     "scale_by_soap",
     "soap",
     "spatial_average",
+    "vr_forb_resolvent",
+    "vr_halpern",
+    "vr_halpern_monotone",
 ]

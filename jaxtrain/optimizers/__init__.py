@@ -28,6 +28,13 @@ from jaxtrain.optimizers.adahessian import (
     spatial_average,
 )
 from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
+from jaxtrain.optimizers.matrix_recovery import (
+    RecoveryResult,
+    l1_matrix_recovery_loss,
+    sign_rip_deviation,
+    sign_spectral_init,
+    subgm,
+)
 from jaxtrain.optimizers.optimistic_omd import OptimisticOmdState, optimistic_omd, optimistic_omd_sea
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
@@ -35,16 +42,21 @@ __all__ = [
     "AdaHessianState",
     "HalpernResult",
     "OptimisticOmdState",
+    "RecoveryResult",
     "SoapState",
     "adahessian",
     "eigenbasis_qr_update",
     "hutchinson_hessian_diag",
+    "l1_matrix_recovery_loss",
     "optimistic_omd",
     "optimistic_omd_sea",
     "scale_by_adahessian",
     "scale_by_soap",
+    "sign_rip_deviation",
+    "sign_spectral_init",
     "soap",
     "spatial_average",
+    "subgm",
     "vr_forb_resolvent",
     "vr_halpern",
     "vr_halpern_monotone",

@@ -17,6 +17,8 @@ extra argument     what it is                                                  g
 ``indices``        the numbers of the batch's examples in the data             no     ``saga``
 ``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
                                                                                       ``grad_fn`` and ``key``)
+``half_grads``     the gradients of the two halves of the batch, a pair        no     ``agvm``
+``second_moment``  Adam's second moment before this update                     no     ``agvm`` (optional)
 =================  ==========================================================  =====  ===========================
 """
 
@@ -27,6 +29,7 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.agvm import AgvmState, agvm, agvm_scale, module_gradient_variance, scale_by_agvm
 from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
 from jaxtrain.optimizers.matrix_recovery import (
     RecoveryResult,
@@ -40,17 +43,22 @@ from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_s
 
 __all__ = [
     "AdaHessianState",
+    "AgvmState",
     "HalpernResult",
     "OptimisticOmdState",
     "RecoveryResult",
     "SoapState",
     "adahessian",
+    "agvm",
+    "agvm_scale",
     "eigenbasis_qr_update",
     "hutchinson_hessian_diag",
     "l1_matrix_recovery_loss",
+    "module_gradient_variance",
     "optimistic_omd",
     "optimistic_omd_sea",
     "scale_by_adahessian",
+    "scale_by_agvm",
     "scale_by_soap",
     "sign_rip_deviation",
     "sign_spectral_init",

@@ -30,6 +30,14 @@ from jaxtrain.optimizers.adahessian import (
     spatial_average,
 )
 from jaxtrain.optimizers.agvm import AgvmState, agvm, agvm_scale, module_gradient_variance, scale_by_agvm
+from jaxtrain.optimizers.bo_rep import (
+    BilevelBatch,
+    BilevelState,
+    bo_rep,
+    hypergradient,
+    linear_system_step,
+    normalized_momentum,
+)
 from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
 from jaxtrain.optimizers.matrix_recovery import (
     RecoveryResult,
@@ -44,6 +52,8 @@ from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_s
 __all__ = [
     "AdaHessianState",
     "AgvmState",
+    "BilevelBatch",
+    "BilevelState",
     "HalpernResult",
     "OptimisticOmdState",
     "RecoveryResult",
@@ -51,10 +61,14 @@ __all__ = [
     "adahessian",
     "agvm",
     "agvm_scale",
+    "bo_rep",
     "eigenbasis_qr_update",
     "hutchinson_hessian_diag",
+    "hypergradient",
     "l1_matrix_recovery_loss",
+    "linear_system_step",
     "module_gradient_variance",
+    "normalized_momentum",
     "optimistic_omd",
     "optimistic_omd_sea",
     "scale_by_adahessian",

@@ -110,7 +110,7 @@ CLAIM = Claim(
     slug="variance_reduced_halpern",
     says="With variance reduction Halpern's iteration needs component evaluations that grow like the root of the number of "
     "components, without it like that number.",
-    setup="Means of 256 to 16,384 affine operators in 20 dimensions, each of rank 3 and neither symmetric nor cocoercive by "
+    setup="Means of 256 to 16,384 affine operators in 20 dimensions, each of rank 2 and neither symmetric nor cocoercive by "
     "itself, with individual noise; L from the components as the paper defines it. Evaluations until the norm of the mean "
     "operator at the iterate is a hundredth of the first; at most 3,000 steps. Slopes of their logarithm over that of n. "
     "Every seed has problems of its own.",

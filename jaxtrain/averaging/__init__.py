@@ -58,6 +58,7 @@ from jaxtrain.averaging.swad import SwadState, swad, swad_update
 from jaxtrain.averaging.switch_ema import SwitchEmaState, ema_decay_warmup, switch_ema
 from jaxtrain.averaging.tasks import merge_task_vectors, task_arithmetic, task_vectors, ties, ties_trim, ties_trim_elect
 from jaxtrain.averaging.variance_corrected import gossip_round, rescale_to_variance, variance_corrected_average
+from jaxtrain.averaging.window import WindowState, window_average
 
 __all__ = [
     "Average",
@@ -70,6 +71,7 @@ __all__ = [
     "SwaState",
     "SwadState",
     "SwitchEmaState",
+    "WindowState",
     "adamerging_fit",
     "adamerging_loss",
     "annealed_ema",
@@ -140,5 +142,6 @@ __all__ = [
     "uniform_average",
     "variance_corrected_average",
     "weight_matching",
+    "window_average",
     "wise_ft",
 ]

@@ -1,5 +1,11 @@
 """How a loss becomes a gradient: functions from an objective or a gradient function to a gradient function."""
 
+from jaxtrain.core.lanczos import (
+    SpectralDensity,
+    lanczos_tridiagonal,
+    stochastic_lanczos_quadrature,
+    top_eigenvalue,
+)
 from jaxtrain.core.probes import hutchinson_diagonal, hutchinson_trace, random_direction
 from jaxtrain.gradients.finite_differences import finite_differences
 from jaxtrain.gradients.ignite import IgniteState, ignite, ignite2, offline_gradient_ascent, surrogate_sharpness
@@ -14,6 +20,7 @@ from jaxtrain.gradients.zeroth_order import zeroth_order, zeroth_order_updates
 
 __all__ = [
     "IgniteState",
+    "SpectralDensity",
     "aggregated",
     "amp",
     "ascent",
@@ -30,6 +37,7 @@ __all__ = [
     "jacobian",
     "jacobian_descent",
     "kernels",
+    "lanczos_tridiagonal",
     "microbatch",
     "offline_gradient_ascent",
     "page",
@@ -38,10 +46,12 @@ __all__ = [
     "random_direction",
     "saga",
     "sam",
+    "stochastic_lanczos_quadrature",
     "storm",
     "surrogate_sharpness",
     "svrg",
     "tail_classes",
+    "top_eigenvalue",
     "value_and_grad",
     "weight_loss_landscape",
     "zeroth_order",

@@ -20,6 +20,11 @@ extra argument     what it is                                                  g
 ``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian``, ``psps`` (instead
                                                                                       of ``grad_fn`` and ``key``)
 =================  ==========================================================  =====  =================================
+``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
+                                                                                      ``grad_fn`` and ``key``)
+``half_grads``     the gradients of the two halves of the batch, a pair        no     ``agvm``
+``second_moment``  Adam's second moment before this update                     no     ``agvm`` (optional)
+=================  ==========================================================  =====  ===========================
 """
 
 from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
@@ -77,6 +82,24 @@ from jaxtrain.optimizers.smb_model_building import (
     model_building_step,
     smb,
 )
+from jaxtrain.optimizers.agvm import AgvmState, agvm, agvm_scale, module_gradient_variance, scale_by_agvm
+from jaxtrain.optimizers.bo_rep import (
+    BilevelBatch,
+    BilevelState,
+    bo_rep,
+    hypergradient,
+    linear_system_step,
+    normalized_momentum,
+)
+from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
+from jaxtrain.optimizers.matrix_recovery import (
+    RecoveryResult,
+    l1_matrix_recovery_loss,
+    sign_rip_deviation,
+    sign_spectral_init,
+    subgm,
+)
+from jaxtrain.optimizers.optimistic_omd import OptimisticOmdState, optimistic_omd, optimistic_omd_sea
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 from jaxtrain.optimizers.spl_plus_cvar import (
     SplPlusState,
@@ -101,6 +124,12 @@ __all__ = [
     "O2ncState",
     "PspsState",
     "SmbState",
+    "AgvmState",
+    "BilevelBatch",
+    "BilevelState",
+    "HalpernResult",
+    "OptimisticOmdState",
+    "RecoveryResult",
     "SoapState",
     "SplPlusState",
     "adagrad_norm",
@@ -114,6 +143,9 @@ __all__ = [
     "cvar_objective",
     "cvar_prox_linear_step",
     "cvar_subgradient_step",
+    "agvm",
+    "agvm_scale",
+    "bo_rep",
     "eigenbasis_qr_update",
     "empirical_cvar",
     "empirical_var",
@@ -141,4 +173,22 @@ __all__ = [
     "spatial_average",
     "spl_plus",
     "spp_median_update",
+    "hypergradient",
+    "l1_matrix_recovery_loss",
+    "linear_system_step",
+    "module_gradient_variance",
+    "normalized_momentum",
+    "optimistic_omd",
+    "optimistic_omd_sea",
+    "scale_by_adahessian",
+    "scale_by_agvm",
+    "scale_by_soap",
+    "sign_rip_deviation",
+    "sign_spectral_init",
+    "soap",
+    "spatial_average",
+    "subgm",
+    "vr_forb_resolvent",
+    "vr_halpern",
+    "vr_halpern_monotone",
 ]

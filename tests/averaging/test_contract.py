@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from jaxtrain.averaging import lawa, params_ema, power_function_ema, swa, swad, switch_ema
+from jaxtrain.averaging import lawa, params_ema, power_function_ema, swa, swad, switch_ema, window_average
 from jaxtrain.testing import check_gradient_transformation
 
 
@@ -24,7 +24,7 @@ def chain_with_power_ema(learning_rate, std):
 
 
 def chain_with_windows(learning_rate, period):
-    return optax.chain(optax.sgd(learning_rate), lawa(2, period), swad(2))
+    return optax.chain(optax.sgd(learning_rate), lawa(2, period), swad(2), window_average(2 * period, period))
 
 
 CASES = {

@@ -24,6 +24,7 @@ from jaxtrain.averaging import (
     swad_update,
     switch_ema,
     uniform_average,
+    window_average,
 )
 
 GRADS = jnp.asarray(np.random.default_rng(0).normal(size=(9, 4)), jnp.float32)
@@ -100,6 +101,7 @@ def test_many_at_once_are_what_they_are_alone():
         "slow ema": params_ema(0.95),
         "power": power_function_ema([0.1, 0.25]),
         "lawa": lawa(3, 2),
+        "window": window_average(2),
         "masked": optax.masked(params_ema(0.5), True),
         "swad": swad(),
     }

@@ -4,11 +4,14 @@ import jax.numpy as jnp
 import pytest
 
 from jaxtrain.schedules import (
+    cooldown_from_step,
     cyclical_lr,
     linear_decay_schedule,
     record_grad_norm,
     schedule_from_array,
+    step_decay_schedule,
     swa_constant_schedule,
+    wsd_schedule,
 )
 from jaxtrain.testing import check_gradient_transformation, check_schedule
 
@@ -18,6 +21,9 @@ SCHEDULES = {
     "from_array_stretched": schedule_from_array(jnp.linspace(1.0, 0.0, 50), peak=0.3, total_steps=90),
     "cyclical": cyclical_lr(0.5, 0.1, 7),
     "swa_constant": swa_constant_schedule(lr_init=0.1, lr_swa=0.05, swa_start=80),
+    "step_decay": step_decay_schedule(0.1, 100),
+    "wsd": wsd_schedule(0.1, 100, warmup_steps=10),
+    "cooldown_exp": cooldown_from_step(0.1, 70, 20, shape="exp", final_factor=0.01),
 }
 
 

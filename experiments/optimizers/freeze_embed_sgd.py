@@ -15,11 +15,13 @@ SIZES = (64, 64, 64, 10)
 PRETRAIN_EPOCHS, EPOCHS, BATCH = 30, 30, 50
 PRETRAINING, TUNING = 700, 400  # images of the first part, and of the second that is fine-tuned on
 SHIFTS = [shift for shift in itertools.product((-1, 0, 1), repeat=2) if shift != (0, 0)]
-RATES = {
-    "sgd": (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-    "adamw": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-    "freeze": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0),
-}
+
+
+def _half_decades(first, count=13):
+    return tuple(float(10.0 ** (first + k / 2)) for k in range(count))
+
+
+RATES = {"sgd": _half_decades(-8), "adamw": _half_decades(-7), "freeze": _half_decades(-5)}
 frozen = functools.partial(freeze_labels, patterns=["embed"])
 
 
@@ -39,9 +41,12 @@ def _error(params, x, y):
     return jnp.mean((_logits(params, x).argmax(-1) != y).astype(jnp.float32))
 
 
+SCALE = 127.5
+
+
 def _raw(x):
-    """Pixels from 0 to 16: what makes the first layer's gradient large."""
-    return 8 * (jnp.asarray(x) + 1)
+    """Pixels from 0 to 255."""
+    return SCALE * (jnp.asarray(x) + 1)
 
 
 def _shifted(x, shift):
@@ -73,19 +78,22 @@ def _descend(key, params, tx, x, y, epochs, loss):
 
 
 def _pretrain(key, x, y, epochs):
-    """Ten classes, each image shifted at random by at most a pixel."""
+    """Ten classes, each image shifted at random by at most a pixel. Learnt of pixels from 0 to 2, then made to fit.
+
+    The same function of larger pixels has smaller weights in the first layer, and larger gradients.
+    """
     init, run = jax.random.split(key)
     params = _named(s.mlp(init, SIZES))
-    params["embed"]["w"] = params["embed"]["w"] / 8  # for pixels of this size
-
-    versions = jnp.stack([x, *(_shifted(x, shift) for shift in SHIFTS)], axis=1)
+    versions = jnp.stack([x, *(_shifted(x, shift) for shift in SHIFTS)], axis=1) / SCALE
 
     def loss(params, versions, y, key):
         which = jax.random.randint(key, (len(versions), 1, 1), 0, 9)
         return _loss(params, jnp.take_along_axis(versions, which, axis=1)[:, 0], y)
 
     steps = epochs * (len(x) // BATCH)
-    return _descend(run, params, optax.adam(optax.cosine_decay_schedule(3e-3, steps)), versions, y, epochs, loss)
+    params = _descend(run, params, optax.adam(optax.cosine_decay_schedule(3e-3, steps)), versions, y, epochs, loss)
+    params["embed"]["w"] = params["embed"]["w"] / SCALE
+    return params
 
 
 def _optimizer(name, rate, steps):
@@ -134,12 +142,15 @@ CLAIM = Claim(
     says="Where the first layer's gradient is much larger than the others', SGD fine-tunes worse than AdamW under a "
     "distribution shift; with the first layer frozen it is as good as AdamW (within half a point), with or without "
     "momentum, and better than SGD.",
-    setup="scikit-learn's digits with raw pixels from 0 to 16. An MLP 64-64-64-10 learns the ten classes of 700 images, "
+    setup="scikit-learn's digits with raw pixels from 0 to 255, which makes the first layer's gradient large "
+    "(gradient_ratio: over the median of the two other layers). An MLP 64-64-64-10 learns the ten classes of 700 images, "
     "each shifted at random by up to a pixel (Adam, 30 epochs); with a new head it is fine-tuned for 'five or more' on "
     "400 other images without shifts (30 epochs of batch 50, cosine decay) and measured on 697 held-out images, as they "
     "are and (shifted_error) shifted by a pixel in all 8 directions. Errors in per cent. All arms start alike.",
-    tuning="the rate of each arm from nine, half a decade apart (SGD 1e-6 to 1e-2, AdamW 3e-6 to 3e-2, frozen 1e-4 to 1), "
-    "by the mean error of 3 other seeds on unshifted validation images, as the paper tunes",
+    tuning="the rate of each arm from thirteen, half a decade apart (SGD from 1e-8, AdamW from 1e-7, frozen from 1e-5), by "
+    "the mean error of 3 other seeds on unshifted validation images, as the paper tunes. An earlier run had pixels from 0 to "
+    "16, where the gradients are less than twice as large as the others', and SGD chose the largest of its rates; its verdicts "
+    "were inconclusive (AdamW against SGD, +0.4 points) and confirmed for the three others",
     arms={name: functools.partial(_arm, name=name) for name in ("sgd", "adamw", "freeze", "freeze_plain")},
     comparisons=(
         _comparison("AdamW errs less than SGD on shifted images", "adamw", "sgd", 0.0),

@@ -20,6 +20,7 @@ extra argument     what it is                                                  g
 =================  ==========================================================  =====  ===========================
 """
 
+from jaxtrain.optimizers._blocks import block_and_merge_dims
 from jaxtrain.optimizers.adahessian import (
     AdaHessianState,
     adahessian,
@@ -35,8 +36,10 @@ from jaxtrain.optimizers.freeze_embed import (
     optimizer_bytes_per_param,
     sgd_freeze_embed,
 )
+from jaxtrain.optimizers.matrix_roots import matrix_inverse_root
 from jaxtrain.optimizers.norms import dual_map, dual_norm, newton_schulz_orthogonalize, rms_to_rms_scale
 from jaxtrain.optimizers.orthograd import nlm_cosine, orthogonalize_gradients
+from jaxtrain.optimizers.shampoo import ShampooState, distributed_shampoo, scale_by_distributed_shampoo
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 from jaxtrain.optimizers.steepest_descent import (
     SteepestDescentState,
@@ -56,6 +59,7 @@ from jaxtrain.optimizers.subspace_momentum import (
 
 __all__ = [
     "AdaHessianState",
+    "ShampooState",
     "SnsmState",
     "SoapState",
     "SteepestDescentState",
@@ -63,7 +67,9 @@ __all__ = [
     "SubspaceMomentumState",
     "adahessian",
     "adam_sn",
+    "block_and_merge_dims",
     "closest_smaller_divisor",
+    "distributed_shampoo",
     "dual_map",
     "dual_norm",
     "eigenbasis_qr_update",
@@ -72,6 +78,7 @@ __all__ = [
     "gradual_unfreeze_schedule",
     "hutchinson_hessian_diag",
     "layerwise_grad_norms",
+    "matrix_inverse_root",
     "modular_norm",
     "newton_schulz_orthogonalize",
     "nlm_cosine",
@@ -80,6 +87,7 @@ __all__ = [
     "orthogonalize_gradients",
     "rms_to_rms_scale",
     "scale_by_adahessian",
+    "scale_by_distributed_shampoo",
     "scale_by_snsm",
     "scale_by_soap",
     "scale_by_steepest_descent",

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zero_after, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, over_matrices, run_if, static_int, zero_after, zeros_accumulator
 from jaxtrain.optimizers._decay import decay_after_step
 
 Factors: TypeAlias = Any
@@ -209,7 +209,8 @@ def scale_by_soap(
                 matrices, structure = jax.tree.flatten(covariances)
                 found, wait = [], jnp.zeros(())
                 for c in matrices:
-                    found.append(jnp.linalg.eigh(c + wait.astype(c.dtype))[1][..., ::-1])
+                    eigenbases = over_matrices(lambda c: jnp.linalg.eigh(c)[1], batch_axes=c.ndim - 2)
+                    found.append(eigenbases(c + wait.astype(c.dtype))[..., ::-1])
                     wait = zero_after(found[-1])
                 return structure.unflatten(found)
 
@@ -220,7 +221,8 @@ def scale_by_soap(
                 results, wait = [], jnp.zeros(())
                 for leaf, nu, factors, old in zip(leaves, *columns, strict=True):
                     waiting = jax.tree.map(lambda c, wait=wait: c + wait.astype(c.dtype), factors)
-                    results.append(over_layers(_refresh, leaf)(leaf, nu, waiting, old))
+                    each = over_matrices(_refresh, batch_axes=min(stacked, leaf.ndim))
+                    results.append(each(leaf, nu, waiting, old))
                     for q in jax.tree.leaves(results[-1][2]):
                         wait = zero_after(q)
                 return tuple(structure.unflatten([result[i] for result in results]) for i in range(3))

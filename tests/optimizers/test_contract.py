@@ -6,6 +6,7 @@ import pytest
 from jaxtrain.optimizers import (
     adahessian,
     adam_sn,
+    distributed_shampoo,
     orthogonalize_gradients,
     scale_by_subspace_momentum,
     sgd_freeze_embed,
@@ -65,6 +66,23 @@ CASES = {
         "hyperparams": {"learning_rate": 0.1, "combine": "max", "num_steps": None},
         # the laws that a decomposition and the common factor could break
         "laws": ("stable_state", "jit", "vmap", "scan", "sharded", "zero_gradients", "non_finite"),
+    },
+    "distributed_shampoo": {
+        "factory": distributed_shampoo,
+        # epsilon above the rounding of float32 factors of rank one, whose null space would be noise to the power -1/4
+        "hyperparams": {
+            "learning_rate": 0.1,
+            "epsilon": 1e-3,
+            "momentum": 0.9,
+            "weight_decay": 0.1,
+            "max_preconditioner_dim": 4,
+            "precondition_frequency": 2,
+        },
+        "static_args": (
+            *("nesterov", "decoupled", "mask", "max_preconditioner_dim", "grafting", "root_method"),
+            *("use_bias_correction", "stacked_axes", "shard_roots"),
+        ),
+        "rtol": 1e-3,
     },
 }
 

@@ -93,7 +93,9 @@ def test_equals_sign_descent_and_muon():
     ours, theirs = _run(steepest_descent(0.125, "sign"), params, grads), _run(optax.sign_sgd(0.125), params, grads)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     ours = _run(steepest_descent(0.1, "spectral", b1=0.95), params, grads)
-    muon = optax.contrib.scale_by_muon(nesterov=False)
+    # its default for weight_dimension_numbers, None, fails on a tree with more than one array (optax 0.2.8)
+    dims = jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), params)
+    muon = optax.contrib.scale_by_muon(nesterov=False, weight_dimension_numbers=dims)
     theirs = _run(optax.chain(muon, optax.scale(-0.1)), params, grads)
     # 30 float32 steps of size 0.1; the quintic doubles small singular values and their rounding at every step
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-3), ours, theirs)

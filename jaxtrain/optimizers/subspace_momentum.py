@@ -143,11 +143,11 @@ def scale_by_subspace_momentum(
         mus, projectors = structure.flatten_up_to(state.mu), structure.flatten_up_to(state.projectors)
         spaces = [subspace(g) for g in leaves]
         wide = [g.astype(mu.dtype) for g, mu in zip(leaves, mus, strict=True)]
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), count), max(len(leaves), 1))
 
         def refresh(carry):
             mus, projectors = list(carry[0]), list(carry[1])
             wait = jnp.zeros(())
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), count), len(leaves))
             for i, space in enumerate(spaces):
                 if space is not None and space.rank:
                     projectors[i] = space.choose(wide[i] + wait.astype(wide[i].dtype), keys[i])

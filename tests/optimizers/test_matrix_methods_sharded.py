@@ -90,8 +90,8 @@ def test_roots_are_spread_over_the_mesh():
         text = jax.jit(tx.update).lower(grads_at(0), state, params).compile().as_text()
     same(params, alone("shampoo"))
     for pool in jax.tree.leaves((state[0].factors, state[0].roots)):
-        share = (len(pool) // 4, *pool.shape[1:])
-        assert {shard.data.shape for shard in pool.addressable_shards} == {share}
+        # the compiler may cut the matrices over the other axis of the mesh besides
+        assert {len(shard.data) for shard in pool.addressable_shards} == {len(pool) // 4}
     # each device decomposes matrices of its own share, one at a time
     calls = [line for line in text.splitlines() if "custom-call" in line and "syevd" in line]
     assert calls and all("f32[8,8]" in line for line in calls)

@@ -36,6 +36,38 @@ def run_if(due: Bool[Array, ""], work: Callable[[Carry], Carry], carry: Carry) -
     return carry
 
 
+def zero_after(q: Array) -> Array:
+    """A zero that is known only when an orthogonal matrix is: added to a matrix, it makes that one wait.
+
+    jaxlib's CPU backend decomposes a batch of matrices (vmap) by tasks in the thread pool that the caller itself
+    occupies: as many batches at once as there are threads, and they wait for each other for ever. Therefore one
+    decomposition follows another. No entry of an orthogonal matrix exceeds 1, but the compiler does not know.
+
+    >>> float(zero_after(jnp.eye(2)))
+    0.0
+    """
+    return jnp.where(q[(0,) * q.ndim] > 2, 1.0, 0.0).astype(q.dtype)
+
+
+def over_matrices(fn: Callable[..., Any], *, batch_axes: int = 1) -> Callable[..., Any]:
+    """``fn`` of one matrix (or several) as a function of many along ``batch_axes`` leading axes, for decompositions.
+
+    On accelerators they are one batch. On CPUs they are done one after the other: small matrices gain nothing there, and
+    batches on several devices at once would wait for each other for ever (see :func:`zero_after`).
+
+    >>> over_matrices(jnp.linalg.eigvalsh)(jnp.stack([jnp.eye(2), 2 * jnp.eye(2)])).tolist()
+    [[1.0, 1.0], [2.0, 2.0]]
+    """
+    for _ in range(batch_axes):
+
+        def fn(*args, inner=fn):
+            return jax.lax.platform_dependent(
+                *args, cpu=lambda *xs: jax.lax.map(lambda x: inner(*x), xs), default=lambda *xs: jax.vmap(inner)(*xs)
+            )
+
+    return fn
+
+
 def static_int(name: str, value: Any, *, low: int) -> int:
     """``value`` as a Python integer ≥ ``low``, which decides shapes and therefore cannot be traced.
 

@@ -10,6 +10,7 @@ from jaxtrain.losses.comp_sum import (
 )
 from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
+from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.trades import trades_loss
 
 __all__ = [
@@ -21,10 +22,14 @@ __all__ = [
     "comp_sum_minimizability_gap",
     "h_consistency_bound",
     "kd_loss",
+    "log_stablemax",
     "logits_memory",
     "mesa_loss",
     "saf_loss",
     "saf_trajectory_loss",
     "smooth_adversarial_comp_sum_loss",
+    "softmax_collapse_fraction",
+    "stablemax",
+    "stablemax_cross_entropy",
     "trades_loss",
 ]

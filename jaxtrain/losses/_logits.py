@@ -36,6 +36,20 @@ def widened(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def surprise(logits: Array, labels: Array) -> Array:
+    """-log p_y, ≥ 0, exact where p_y is close to 1: log(1 + u) and not a difference of large numbers."""
+    margins = _others(logits, labels)
+    return jax.nn.softplus(jax.nn.logsumexp(margins, axis=-1))
+
+
+def _others(logits: Array, labels: Array) -> Array:
+    """h_y' - h_y, with the label's own entry -inf."""
+    h = widened(logits)
+    own = jax.nn.one_hot(labels, h.shape[-1], dtype=bool)
+    h_y = jnp.take_along_axis(h, labels[..., None], axis=-1)
+    return jnp.where(own, -jnp.inf, h - h_y)
+
+
 def tempered_kl(logits_p: Array, logits_q: Array, temperature: Number = 1.0) -> Array:
     r""":math:`T^2\,\mathrm{KL}(p \| q)` of the softmax of logits over :math:`T`, in float32 at least.
 

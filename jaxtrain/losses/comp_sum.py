@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
-from jaxtrain.losses._logits import check_labels, widened
+from jaxtrain.losses._logits import check_labels, surprise, widened
 
 
 @jax.custom_jvp
@@ -64,21 +64,7 @@ def comp_sum_loss(
     """
     check_finite_number("tau", tau, low=0.0)
     check_labels("comp_sum_loss", logits, labels)
-    return _phi_of_log(_surprise(logits, labels), tau).astype(logits.dtype)
-
-
-def _surprise(logits: Array, labels: Array) -> Array:
-    """-log p_y, ≥ 0, exact where p_y is close to 1: log(1 + u) and not a difference of large numbers."""
-    margins = _others(logits, labels)
-    return jax.nn.softplus(jax.nn.logsumexp(margins, axis=-1))
-
-
-def _others(logits: Array, labels: Array) -> Array:
-    """h_y' - h_y, with the label's own entry -inf."""
-    h = widened(logits)
-    own = jax.nn.one_hot(labels, h.shape[-1], dtype=bool)
-    h_y = jnp.take_along_axis(h, labels[..., None], axis=-1)
-    return jnp.where(own, -jnp.inf, h - h_y)
+    return _phi_of_log(surprise(logits, labels), tau).astype(logits.dtype)
 
 
 def smooth_adversarial_comp_sum_loss(
@@ -127,7 +113,7 @@ def smooth_adversarial_comp_sum_loss(
     if logits_adv.shape != logits_clean.shape:
         raise ValueError(f"{where}: logits_clean {logits_clean.shape} and logits_adv {logits_adv.shape} disagree")
     check_labels(where, logits_clean, labels)
-    clean = _phi_of_log(_surprise(widened(logits_clean) / rho, labels), tau)
+    clean = _phi_of_log(surprise(widened(logits_clean) / rho, labels), tau)
     moved = widened(logits_adv) - widened(logits_clean)
     moved = moved - jnp.take_along_axis(moved, labels[..., None], axis=-1)
     # divided by its largest entry before squaring: no overflow, and no square root of 0 to differentiate

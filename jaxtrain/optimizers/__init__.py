@@ -28,6 +28,7 @@ extra argument     what it is                                                  g
 """
 
 from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
+from jaxtrain.optimizers._blocks import block_and_merge_dims
 from jaxtrain.optimizers.adahessian import (
     AdaHessianState,
     adahessian,
@@ -109,6 +110,33 @@ from jaxtrain.optimizers.spl_plus_cvar import (
     empirical_cvar,
     empirical_var,
     spl_plus,
+from jaxtrain.optimizers.freeze_embed import (
+    embed_gradient_ratio,
+    freeze_labels,
+    gradual_unfreeze_schedule,
+    layerwise_grad_norms,
+    optimizer_bytes_per_param,
+    sgd_freeze_embed,
+)
+from jaxtrain.optimizers.matrix_roots import matrix_inverse_root
+from jaxtrain.optimizers.norms import dual_map, dual_norm, newton_schulz_orthogonalize, rms_to_rms_scale
+from jaxtrain.optimizers.orthograd import nlm_cosine, orthogonalize_gradients
+from jaxtrain.optimizers.shampoo import ShampooState, distributed_shampoo, scale_by_distributed_shampoo
+from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
+from jaxtrain.optimizers.steepest_descent import (
+    SteepestDescentState,
+    modular_norm,
+    norms_by_role,
+    scale_by_steepest_descent,
+    steepest_descent,
+)
+from jaxtrain.optimizers.subset_norm import SubsetNormState, adam_sn, closest_smaller_divisor, scale_by_subset_norm
+from jaxtrain.optimizers.subspace_momentum import (
+    SnsmState,
+    SubspaceMomentumState,
+    scale_by_snsm,
+    scale_by_subspace_momentum,
+    snsm,
 )
 
 __all__ = [
@@ -191,4 +219,43 @@ __all__ = [
     "vr_forb_resolvent",
     "vr_halpern",
     "vr_halpern_monotone",
+    "ShampooState",
+    "SnsmState",
+    "SoapState",
+    "SteepestDescentState",
+    "SubsetNormState",
+    "SubspaceMomentumState",
+    "adahessian",
+    "adam_sn",
+    "block_and_merge_dims",
+    "closest_smaller_divisor",
+    "distributed_shampoo",
+    "dual_map",
+    "dual_norm",
+    "eigenbasis_qr_update",
+    "embed_gradient_ratio",
+    "freeze_labels",
+    "gradual_unfreeze_schedule",
+    "hutchinson_hessian_diag",
+    "layerwise_grad_norms",
+    "matrix_inverse_root",
+    "modular_norm",
+    "newton_schulz_orthogonalize",
+    "nlm_cosine",
+    "norms_by_role",
+    "optimizer_bytes_per_param",
+    "orthogonalize_gradients",
+    "rms_to_rms_scale",
+    "scale_by_adahessian",
+    "scale_by_distributed_shampoo",
+    "scale_by_snsm",
+    "scale_by_soap",
+    "scale_by_steepest_descent",
+    "scale_by_subset_norm",
+    "scale_by_subspace_momentum",
+    "sgd_freeze_embed",
+    "snsm",
+    "soap",
+    "spatial_average",
+    "steepest_descent",
 ]

@@ -8,7 +8,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, over_matrices, run_if, static_int, zero_after, zeros_accumulator
+from jaxtrain.optimizers._decay import decay_after_step
 
 Factors: TypeAlias = Any
 """For every parameter a tuple with a square matrix, or None, for each of its axes."""
@@ -76,23 +77,13 @@ def _add_covariance(c: Array | None, g: Array, axis: int, decay: Number) -> Arra
     return (c + (1 - decay) * (new - c)).astype(c.dtype)
 
 
-def _zero_after(q: Array) -> Array:
-    """A zero that is known only when an orthogonal matrix is: added to a matrix, it makes that one wait.
-
-    jaxlib's CPU backend decomposes a batch of matrices (vmap) by tasks in the thread pool that the caller itself
-    occupies: as many batches at once as there are threads, and they wait for each other for ever. Therefore one
-    decomposition follows another. No entry of an orthogonal matrix exceeds 1, but the compiler does not know.
-    """
-    return jnp.where(q[(0,) * q.ndim] > 2, 1.0, 0.0).astype(q.dtype)
-
-
 def _refresh(mu: Array, nu: Array, covariances: tuple, bases: tuple) -> tuple[Array, Array, tuple]:
     new = list(bases)
     wait = jnp.zeros((), mu.dtype)
     for axis, (c, q) in enumerate(zip(covariances, bases, strict=True)):
         if q is not None:
             new[axis], nu = eigenbasis_qr_update(c + wait, q, nu, axis)
-            wait = _zero_after(new[axis])
+            wait = zero_after(new[axis])
     return _rotate(_rotate(mu, bases, back=True), tuple(new)), nu, tuple(new)
 
 
@@ -218,8 +209,9 @@ def scale_by_soap(
                 matrices, structure = jax.tree.flatten(covariances)
                 found, wait = [], jnp.zeros(())
                 for c in matrices:
-                    found.append(jnp.linalg.eigh(c + wait.astype(c.dtype))[1][..., ::-1])
-                    wait = _zero_after(found[-1])
+                    eigenbases = over_matrices(lambda c: jnp.linalg.eigh(c)[1], batch_axes=c.ndim - 2)
+                    found.append(eigenbases(c + wait.astype(c.dtype))[..., ::-1])
+                    wait = zero_after(found[-1])
                 return structure.unflatten(found)
 
             def refresh(carry):
@@ -229,40 +221,16 @@ def scale_by_soap(
                 results, wait = [], jnp.zeros(())
                 for leaf, nu, factors, old in zip(leaves, *columns, strict=True):
                     waiting = jax.tree.map(lambda c, wait=wait: c + wait.astype(c.dtype), factors)
-                    results.append(over_layers(_refresh, leaf)(leaf, nu, waiting, old))
+                    each = over_matrices(_refresh, batch_axes=min(stacked, leaf.ndim))
+                    results.append(each(leaf, nu, waiting, old))
                     for q in jax.tree.leaves(results[-1][2]):
-                        wait = _zero_after(q)
+                        wait = zero_after(q)
                 return tuple(structure.unflatten([result[i] for result in results]) for i in range(3))
 
             bases = run_if(first, start, bases)
             due = ~first & (t % precondition_frequency == 0)
             mu, nu, bases = run_if(due, refresh, (mu, nu, bases))
         return updates, SoapState(optax.safe_increment(t), mu, nu, covariances, bases)
-
-    return optax.GradientTransformation(init, update)
-
-
-class _DecayState(NamedTuple):
-    count: Int[Array, ""]
-
-
-def _decay_after_step(learning_rate: optax.ScalarOrSchedule, weight_decay: Number) -> optax.GradientTransformation:
-    """``θ ← (1 - ηλ)(θ + u)``, but not at the first call, which SOAP skips."""
-
-    def init(params):
-        del params
-        return _DecayState(jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        if params is None:
-            raise ValueError("soap decays the parameters: call tx.update(updates, state, params) with the parameters")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        shrink = jnp.where(state.count == 0, 0.0, rate * weight_decay)
-
-        def decay(u, p):
-            return (u - shrink * (p + u)).astype(u.dtype)
-
-        return jax.tree.map(decay, updates, params), _DecayState(optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
 
@@ -313,7 +281,7 @@ def soap(
     >>> round(float(w[0, 0]), 1)
     0.6
     """
-    decay = _decay_after_step(learning_rate, weight_decay)
+    decay = decay_after_step("soap", learning_rate, weight_decay, skip_first=True)
     return optax.chain(
         scale_by_soap(
             b1,

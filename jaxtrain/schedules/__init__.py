@@ -27,6 +27,15 @@ from jaxtrain.schedules.step_decay import (
     step_decay_schedule,
 )
 from jaxtrain.schedules.swa import cyclical_lr, swa_constant_schedule
+from jaxtrain.schedules.width_scaling import (
+    label_params_matrix_vector,
+    layerwise_adamw,
+    mup_wd_scaling,
+    predict_top_sv,
+    singular_spectrum,
+    sublayer_gain,
+    top_singular_value,
+)
 
 __all__ = [
     "BatchSizeState",
@@ -45,7 +54,9 @@ __all__ = [
     "heavy_ball_momentum",
     "hessian_noise_variance",
     "inner_product_test_batch_size",
+    "label_params_matrix_vector",
     "last_iterate_bound",
+    "layerwise_adamw",
     "linear_decay_schedule",
     "max_learning_rate",
     "norm_test_batch_size",
@@ -56,4 +67,13 @@ __all__ = [
     "step_decay_schedule",
     "swa_constant_schedule",
     "wsd_schedule",
+    "mup_wd_scaling",
+    "predict_top_sv",
+    "record_grad_norm",
+    "refine_schedule",
+    "schedule_from_array",
+    "singular_spectrum",
+    "sublayer_gain",
+    "swa_constant_schedule",
+    "top_singular_value",
 ]

@@ -11,6 +11,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxtrain.optimizers import eigenbasis_qr_update, scale_by_soap, soap
+from jaxtrain.optimizers.soap import _refresh
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "soap.npz")
 # the options of tests/golden/make_soap.py in our names
@@ -141,7 +142,10 @@ def test_one_decomposition_waits_for_the_other():
     jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params)).jaxpr
     bodies = [eqn.params["body_jaxpr"].jaxpr for eqn in jaxpr.eqns if eqn.primitive.name == "while"]
     found = [in_turn(body) for body in bodies]
-    assert found == [4, 4]  # eigh and then QR, of two factors of two parameters
+    assert found == [4, 2]  # eigh of two factors of two parameters; refreshes of two parameters
+    square = jnp.eye(3)
+    refresh = jax.make_jaxpr(_refresh)(square, square, (square, square), (square, square)).jaxpr
+    assert in_turn(refresh) == 2  # each of which has two QR
 
 
 def in_turn(jaxpr):

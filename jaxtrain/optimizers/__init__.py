@@ -19,22 +19,28 @@ extra argument     what it is                                                  g
 ``mean_residual``  the mean of 1 / (1 + exp(margin)) over the batch            no     ``scale_by_mean_residual``
 ``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian``, ``psps`` (instead
                                                                                       of ``grad_fn`` and ``key``)
-=================  ==========================================================  =====  =================================
-``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
-                                                                                      ``grad_fn`` and ``key``)
 ``half_grads``     the gradients of the two halves of the batch, a pair        no     ``agvm``
 ``second_moment``  Adam's second moment before this update                     no     ``agvm`` (optional)
-=================  ==========================================================  =====  ===========================
+=================  ==========================================================  =====  =================================
 """
 
-from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
 from jaxtrain.optimizers._blocks import block_and_merge_dims
+from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
 from jaxtrain.optimizers.adahessian import (
     AdaHessianState,
     adahessian,
     hutchinson_hessian_diag,
     scale_by_adahessian,
     spatial_average,
+)
+from jaxtrain.optimizers.agvm import AgvmState, agvm, agvm_scale, module_gradient_variance, scale_by_agvm
+from jaxtrain.optimizers.bo_rep import (
+    BilevelBatch,
+    BilevelState,
+    bo_rep,
+    hypergradient,
+    linear_system_step,
+    normalized_momentum,
 )
 from jaxtrain.optimizers.clip_radagradd import (
     ClippedAdaGradState,
@@ -45,6 +51,14 @@ from jaxtrain.optimizers.clip_radagradd import (
     scale_by_clipped_adagrad,
     scale_by_clipped_adam,
 )
+from jaxtrain.optimizers.freeze_embed import (
+    embed_gradient_ratio,
+    freeze_labels,
+    gradual_unfreeze_schedule,
+    layerwise_grad_norms,
+    optimizer_bytes_per_param,
+    sgd_freeze_embed,
+)
 from jaxtrain.optimizers.generalized_polyak_momentum import (
     AlrHeavyBallState,
     AlrMagState,
@@ -52,6 +66,15 @@ from jaxtrain.optimizers.generalized_polyak_momentum import (
     alr_mag,
     polyak_step_size,
 )
+from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
+from jaxtrain.optimizers.matrix_recovery import (
+    RecoveryResult,
+    l1_matrix_recovery_loss,
+    sign_rip_deviation,
+    sign_spectral_init,
+    subgm,
+)
+from jaxtrain.optimizers.matrix_roots import matrix_inverse_root
 from jaxtrain.optimizers.median_gradient_clipping import (
     MedianMomentumState,
     scale_by_median_momentum,
@@ -65,6 +88,7 @@ from jaxtrain.optimizers.normalized_lr_gd import (
     perceptron,
     scale_by_mean_residual,
 )
+from jaxtrain.optimizers.norms import dual_map, dual_norm, newton_schulz_orthogonalize, rms_to_rms_scale
 from jaxtrain.optimizers.online_to_nonconvex import (
     Goldstein,
     O2ncState,
@@ -73,34 +97,11 @@ from jaxtrain.optimizers.online_to_nonconvex import (
     o2nc_radius,
     o2nc_step,
 )
-from jaxtrain.optimizers.psps import (
-    PspsState,
-    psps,
-    scale_by_preconditioned_polyak,
-)
-from jaxtrain.optimizers.smb_model_building import (
-    SmbState,
-    model_building_step,
-    smb,
-)
-from jaxtrain.optimizers.agvm import AgvmState, agvm, agvm_scale, module_gradient_variance, scale_by_agvm
-from jaxtrain.optimizers.bo_rep import (
-    BilevelBatch,
-    BilevelState,
-    bo_rep,
-    hypergradient,
-    linear_system_step,
-    normalized_momentum,
-)
-from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
-from jaxtrain.optimizers.matrix_recovery import (
-    RecoveryResult,
-    l1_matrix_recovery_loss,
-    sign_rip_deviation,
-    sign_spectral_init,
-    subgm,
-)
 from jaxtrain.optimizers.optimistic_omd import OptimisticOmdState, optimistic_omd, optimistic_omd_sea
+from jaxtrain.optimizers.orthograd import nlm_cosine, orthogonalize_gradients
+from jaxtrain.optimizers.psps import PspsState, psps, scale_by_preconditioned_polyak
+from jaxtrain.optimizers.shampoo import ShampooState, distributed_shampoo, scale_by_distributed_shampoo
+from jaxtrain.optimizers.smb_model_building import SmbState, model_building_step, smb
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 from jaxtrain.optimizers.spl_plus_cvar import (
     SplPlusState,
@@ -110,19 +111,7 @@ from jaxtrain.optimizers.spl_plus_cvar import (
     empirical_cvar,
     empirical_var,
     spl_plus,
-from jaxtrain.optimizers.freeze_embed import (
-    embed_gradient_ratio,
-    freeze_labels,
-    gradual_unfreeze_schedule,
-    layerwise_grad_norms,
-    optimizer_bytes_per_param,
-    sgd_freeze_embed,
 )
-from jaxtrain.optimizers.matrix_roots import matrix_inverse_root
-from jaxtrain.optimizers.norms import dual_map, dual_norm, newton_schulz_orthogonalize, rms_to_rms_scale
-from jaxtrain.optimizers.orthograd import nlm_cosine, orthogonalize_gradients
-from jaxtrain.optimizers.shampoo import ShampooState, distributed_shampoo, scale_by_distributed_shampoo
-from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 from jaxtrain.optimizers.steepest_descent import (
     SteepestDescentState,
     modular_norm,
@@ -142,120 +131,108 @@ from jaxtrain.optimizers.subspace_momentum import (
 __all__ = [
     "AdaGradNormState",
     "AdaHessianState",
+    "AgvmState",
     "AlrHeavyBallState",
     "AlrMagState",
+    "BilevelBatch",
+    "BilevelState",
     "ClippedAdaGradState",
     "ClippedAdamState",
     "Goldstein",
+    "HalpernResult",
     "Margin",
     "MedianMomentumState",
     "O2ncState",
-    "PspsState",
-    "SmbState",
-    "AgvmState",
-    "BilevelBatch",
-    "BilevelState",
-    "HalpernResult",
     "OptimisticOmdState",
+    "PspsState",
     "RecoveryResult",
-    "SoapState",
-    "SplPlusState",
-    "adagrad_norm",
-    "adahessian",
-    "alr_heavy_ball",
-    "alr_mag",
-    "batch_perceptron_step",
-    "clip_adagrad",
-    "clip_adam",
-    "clip_radagradd",
-    "cvar_objective",
-    "cvar_prox_linear_step",
-    "cvar_subgradient_step",
-    "agvm",
-    "agvm_scale",
-    "bo_rep",
-    "eigenbasis_qr_update",
-    "empirical_cvar",
-    "empirical_var",
-    "goldstein_stationarity",
-    "hutchinson_hessian_diag",
-    "margin",
-    "model_building_step",
-    "normalized_logistic_gd_step",
-    "o2nc",
-    "o2nc_radius",
-    "o2nc_step",
-    "perceptron",
-    "polyak_step_size",
-    "psps",
-    "scale_by_adagrad_norm",
-    "scale_by_adahessian",
-    "scale_by_clipped_adagrad",
-    "scale_by_clipped_adam",
-    "scale_by_mean_residual",
-    "scale_by_median_momentum",
-    "scale_by_preconditioned_polyak",
-    "scale_by_soap",
-    "smb",
-    "soap",
-    "spatial_average",
-    "spl_plus",
-    "spp_median_update",
-    "hypergradient",
-    "l1_matrix_recovery_loss",
-    "linear_system_step",
-    "module_gradient_variance",
-    "normalized_momentum",
-    "optimistic_omd",
-    "optimistic_omd_sea",
-    "scale_by_adahessian",
-    "scale_by_agvm",
-    "scale_by_soap",
-    "sign_rip_deviation",
-    "sign_spectral_init",
-    "soap",
-    "spatial_average",
-    "subgm",
-    "vr_forb_resolvent",
-    "vr_halpern",
-    "vr_halpern_monotone",
     "ShampooState",
+    "SmbState",
     "SnsmState",
     "SoapState",
+    "SplPlusState",
     "SteepestDescentState",
     "SubsetNormState",
     "SubspaceMomentumState",
+    "adagrad_norm",
     "adahessian",
     "adam_sn",
+    "agvm",
+    "agvm_scale",
+    "alr_heavy_ball",
+    "alr_mag",
+    "batch_perceptron_step",
     "block_and_merge_dims",
+    "bo_rep",
+    "clip_adagrad",
+    "clip_adam",
+    "clip_radagradd",
     "closest_smaller_divisor",
+    "cvar_objective",
+    "cvar_prox_linear_step",
+    "cvar_subgradient_step",
     "distributed_shampoo",
     "dual_map",
     "dual_norm",
     "eigenbasis_qr_update",
     "embed_gradient_ratio",
+    "empirical_cvar",
+    "empirical_var",
     "freeze_labels",
+    "goldstein_stationarity",
     "gradual_unfreeze_schedule",
     "hutchinson_hessian_diag",
+    "hypergradient",
+    "l1_matrix_recovery_loss",
     "layerwise_grad_norms",
+    "linear_system_step",
+    "margin",
     "matrix_inverse_root",
+    "model_building_step",
     "modular_norm",
+    "module_gradient_variance",
     "newton_schulz_orthogonalize",
     "nlm_cosine",
+    "normalized_logistic_gd_step",
+    "normalized_momentum",
     "norms_by_role",
+    "o2nc",
+    "o2nc_radius",
+    "o2nc_step",
+    "optimistic_omd",
+    "optimistic_omd_sea",
     "optimizer_bytes_per_param",
     "orthogonalize_gradients",
+    "perceptron",
+    "polyak_step_size",
+    "psps",
     "rms_to_rms_scale",
+    "scale_by_adagrad_norm",
     "scale_by_adahessian",
+    "scale_by_agvm",
+    "scale_by_clipped_adagrad",
+    "scale_by_clipped_adam",
     "scale_by_distributed_shampoo",
+    "scale_by_mean_residual",
+    "scale_by_median_momentum",
+    "scale_by_preconditioned_polyak",
     "scale_by_snsm",
     "scale_by_soap",
     "scale_by_steepest_descent",
     "scale_by_subset_norm",
     "scale_by_subspace_momentum",
     "sgd_freeze_embed",
+    "sign_rip_deviation",
+    "sign_spectral_init",
+    "smb",
     "snsm",
     "soap",
     "spatial_average",
+    "spl_plus",
+    "spp_median_update",
     "steepest_descent",
+    "subgm",
+    "vr_forb_resolvent",
+    "vr_halpern",
+    "vr_halpern_monotone",
 ]

@@ -6,26 +6,27 @@ import pytest
 from jaxtrain.optimizers import (
     adagrad_norm,
     adahessian,
+    adam_sn,
+    agvm,
     alr_heavy_ball,
     alr_mag,
     clip_adagrad,
     clip_adam,
     clip_radagradd,
+    distributed_shampoo,
     o2nc,
+    optimistic_omd,
+    optimistic_omd_sea,
+    orthogonalize_gradients,
     psps,
     scale_by_mean_residual,
     scale_by_median_momentum,
-    smb,
-    soap,
-    spl_plus,
-    adahessian,
-    adam_sn,
-    distributed_shampoo,
-    orthogonalize_gradients,
     scale_by_subspace_momentum,
     sgd_freeze_embed,
+    smb,
     snsm,
     soap,
+    spl_plus,
     steepest_descent,
 )
 from jaxtrain.testing import check_gradient_transformation
@@ -33,8 +34,6 @@ from jaxtrain.testing import check_gradient_transformation
 
 def with_mean_residual(params, grads, batch, key):
     return {"mean_residual": 0.25}
-from jaxtrain.optimizers import adahessian, agvm, optimistic_omd, optimistic_omd_sea, soap
-from jaxtrain.testing import check_gradient_transformation
 
 
 def all_alike(params):
@@ -108,6 +107,7 @@ CASES = {
         "hyperparams": {"learning_rate": 1.5, "independent_batch": True},
         "static_args": ("independent_batch",),
         "laws": ("stable_state", "dtype", "no_retrace", "scan", "vmap"),
+    },
     "agvm": {
         "factory": agvm,
         "hyperparams": {"learning_rate": 0.1, "labels": all_alike, "reference": "all", "interval": 2, "start_step": 1},

@@ -34,14 +34,47 @@ def table() -> dict[str, Entry]:
     return {
         "optax.sgd": Entry(optax.sgd, "optax.sgd", 0.1),
         "optax.sgd, momentum": Entry(lambda r: optax.sgd(r, momentum=0.9), "optax.sgd, momentum", 0.03),
+        "optax.adagrad": Entry(optax.adagrad, "optax.adagrad", 0.03),
         "optax.adamw": Entry(lambda r: optax.adamw(r, weight_decay=0.0), "optax.adamw"),
-        "adahessian": Entry(ours.adahessian, "optax.adamw", 0.1, asks=("grad_fn", "key")),
-        "soap": Entry(
-            lambda r: ours.soap(r, weight_decay=0.0, precondition_frequency=10, max_precond_dim=2048),
-            "optax.adamw",
-            period=10,
+        "optax.lion": Entry(lambda r: optax.lion(r, weight_decay=0.0), "optax.lion", 1e-3),
+        "optax.contrib.muon": Entry(optax.contrib.muon, "optax.contrib.muon", 0.01),
+        "optax.polyak_sgd": Entry(
+            lambda r: optax.polyak_sgd(max_learning_rate=r), "optax.polyak_sgd", 1.0, scheduled=False, asks=("value",)
         ),
-    }
+        "adagrad_norm": Entry(ours.adagrad_norm, "optax.sgd", 1.0),
+        "adahessian": Entry(ours.adahessian, "optax.adamw", 0.1, asks=("grad_fn", "key")),
+        "adam_sn": Entry(ours.adam_sn, "optax.adamw"),
+        "alr_heavy_ball": Entry(
+            lambda r: ours.alr_heavy_ball(max_lr=r), "optax.polyak_sgd", 0.1, scheduled=False, asks=("value",)
+        ),
+        "alr_mag": Entry(lambda r: ours.alr_mag(max_lr=r), "optax.polyak_sgd", 0.1, scheduled=False, asks=("value",)),
+        "clip_adagrad": Entry(ours.clip_adagrad, "optax.adagrad", 0.03),
+        "clip_adam": Entry(ours.clip_adam, "optax.adamw"),
+        "clip_radagradd": Entry(ours.clip_radagradd, "optax.sgd", 0.3),
+        "distributed_shampoo": Entry(
+            lambda r: ours.distributed_shampoo(r, b2=0.99, precondition_frequency=10, max_preconditioner_dim=1024),
+            "optax.adamw", period=10,
+        ),
+        "median momentum": Entry(
+            lambda r: optax.chain(ours.scale_by_median_momentum(1.0), optax.scale_by_learning_rate(r)),
+            "optax.sgd, momentum", 0.3,
+        ),
+        "o2nc": Entry(lambda r: ours.o2nc(r, 0.03), "optax.sgd", 0.01, asks=("key",)),
+        "optimistic_omd": Entry(ours.optimistic_omd, "optax.sgd", 0.1),
+        "orthogonalized adam": Entry(
+            lambda r: optax.chain(ours.orthogonalize_gradients(), optax.adam(r)), "optax.adamw"
+        ),
+        "psps": Entry(
+            lambda r: ours.psps("adam", max_lr=r), "optax.polyak_sgd", 0.1, scheduled=False, asks=("value",)
+        ),
+        "smb": Entry(ours.smb, "optax.sgd", 0.3, asks=("value", "value_fn", "grad_fn")),
+        "snsm": Entry(lambda r: ours.snsm(r, rank=8, update_interval=50), "optax.adamw", period=50),
+        "soap": Entry(
+            lambda r: ours.soap(r, weight_decay=0.0, precondition_frequency=10, max_precond_dim=1024),
+            "optax.adamw", period=10,
+        ),
+        "steepest_descent": Entry(lambda r: ours.steepest_descent(r, b1=0.95), "optax.contrib.muon", 0.03),
+    }  # fmt: skip
 
 
 def extra_arguments(

@@ -9,7 +9,7 @@ from jaxtrain import optimizers
 from jaxtrain.config import ConfigError
 from jaxtrain.core import Number, Params
 
-OPTIMIZERS = ("adamw", "sgd", "lion", "soap")
+OPTIMIZERS = ("adamw", "sgd", "lion", "soap", "shampoo")
 
 
 def _matrices(params: Params) -> Params:
@@ -33,5 +33,8 @@ def optimizer(
         return optax.chain(optax.trace(0.9, nesterov=True), decay, optax.scale_by_learning_rate(learning_rate))
     if name == "soap":
         return optax.chain(optimizers.scale_by_soap(), decay, optax.scale_by_learning_rate(learning_rate))
+    if name == "shampoo":
+        shampoo = optimizers.scale_by_distributed_shampoo(b2=b2, precondition_frequency=10)
+        return optax.chain(shampoo, decay, optax.scale_by_learning_rate(learning_rate))
     near = difflib.get_close_matches(name, OPTIMIZERS, n=2, cutoff=0.4) or OPTIMIZERS
     raise ConfigError(f"there is no optimizer '{name}'; did you mean {' or '.join(near)}?")

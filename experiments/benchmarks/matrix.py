@@ -21,22 +21,24 @@ OPTIMIZERS = ("adamw", "soap", "shampoo")
 PERIOD = 10
 
 
-def measure(config: workload.Config, *, periods: int = 6) -> dict[str, np.ndarray]:
+def measure(
+    config: workload.Config, *, periods: int = 6, optimizers: tuple[str, ...] = OPTIMIZERS
+) -> dict[str, np.ndarray]:
     """Milliseconds of every step, period after period of each optimizer in turns.
 
     Raises:
       AssertionError: a step changed no parameter.
     """
     states, steps, batches = {}, {}, None
-    for name in OPTIMIZERS:
+    for name in optimizers:
         experiment = workload.build(dataclasses.replace(config, optimizer=name))
         batches = experiment.batches() if batches is None else batches
         states[name] = jax.jit(experiment.init)(jax.random.key(0), {})
         steps[name] = jax.jit(lambda state, batch, step=experiment.step: step(state, batch, {}), donate_argnums=0)
     batch = jax.tree.map(jnp.asarray, next(batches))
-    found: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
+    found: dict[str, list[float]] = {name: [] for name in optimizers}
     for period in range(periods + 1):
-        for name in OPTIMIZERS:
+        for name in optimizers:
             before = jax.device_get(states[name].params)
             for _ in range(PERIOD):
                 start = time.perf_counter()

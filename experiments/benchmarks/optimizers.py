@@ -198,33 +198,79 @@ def measure(
     return found
 
 
+COLUMNS = {
+    "ms": "ms",
+    "state B": "bytes of state a parameter",
+    "× floor": "× floor",
+    "× nearest": "× optax's nearest",
+    "× torch": "× PyTorch's",
+}
+
+
+def _cells(found: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
+    """A row for each optimizer; the nearest last."""
+    everything = candidates()
+    return [
+        (
+            name,
+            *(f"{r[c]:.2f}" if c in r else "" for c in COLUMNS),
+            "" if (n := everything[name].nearest) == name else n,
+        )
+        for name, r in found.items()
+    ]
+
+
+def _about(tree: str, scale: float, found: dict[str, dict[str, float]]) -> str:
+    leaves = shapes(scale, tree)
+    count = sum(int(np.prod(s)) for s in leaves.values())
+    bandwidth = np.median([r["GB/s"] for r in found.values()])
+    return f"{tree}: {count / 1e6:.1f} M parameters in {len(leaves)} leaves; in-place copy {bandwidth:.0f} GB/s"
+
+
+def page(results: dict[str, dict[str, dict[str, float]]], scale: float, where: str, command: str) -> str:
+    """The tables as a page of the documentation."""
+    lines = [
+        f"# What a step of an optimizer costs ({where.partition(',')[0]})",
+        "",
+        f"Written by `{command}` on {where}; medians of rounds in which all of a row took turns. The floor is the bytes",
+        "that a step must read and write over the bandwidth of an in-place copy in the same rounds; ratios compare time.",
+        "Methods that work at a period (Shampoo, SOAP, subspace momentum) are timed over whole periods.",
+    ]
+    for tree, found in results.items():
+        head = ("optimizer", *COLUMNS.values(), "nearest")
+        rows = [tuple(f"`{c}`" if c and i in (0, len(head) - 1) else c for i, c in enumerate(r)) for r in _cells(found)]
+        lines += ["", f"## Cost on {_about(tree, scale, found)}", ""]
+        lines += [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: list[str] | None = None) -> int:
     """``jaxtrain bench optimizers``."""
     parser = argparse.ArgumentParser(prog="jaxtrain bench optimizers", description=TITLE)
-    parser.add_argument("--tree", choices=TREES, default="gpt2", help="whose parameters")
+    parser.add_argument("--tree", nargs="+", choices=TREES, default=["gpt2"], help="whose parameters")
     parser.add_argument("--scale", type=float, default=1.0, help="of the model's width")
     parser.add_argument("--rounds", type=int, default=15, help="how often each is timed, at most")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for the rounds of one optimizer, about")
     parser.add_argument("--only", nargs="+", choices=list(candidates()), metavar="NAME", help="these only")
+    parser.add_argument("--page", metavar="FILE", help="also write the tables as a page of the documentation")
     arguments = parser.parse_args(argv)
     print(machine(), flush=True)
-    found = measure(
-        arguments.only,
-        tree=arguments.tree,
-        scale=arguments.scale,
-        rounds=arguments.rounds,
-        say=lambda line: print(line, flush=True),
-    )
-    columns = ("ms", "state B", "MB", "× floor", "× nearest", "× torch")
-    rows = [
-        (name, *(f"{r[c]:.2f}" if c in r else "" for c in columns), candidates()[name].nearest)
-        for name, r in found.items()
-    ]
-    leaves = shapes(arguments.scale, arguments.tree)
-    count = sum(int(np.prod(s)) for s in leaves.values())
-    bandwidth = np.median([r["GB/s"] for r in found.values()])
-    print(f"{arguments.tree}: {count / 1e6:.1f} M parameters in {len(leaves)} leaves; copy {bandwidth:.1f} GB/s")
-    print("state B: bytes of state for each parameter; × torch: PyTorch's fused AdamW or SGD, where installed")
-    print_table(TITLE, ("optimizer", *columns, "nearest"), rows)
+    results = {}
+    for tree in arguments.tree:
+        results[tree] = measure(
+            arguments.only,
+            tree=tree,
+            scale=arguments.scale,
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            say=lambda line: print(line, flush=True),
+        )
+        print(_about(tree, arguments.scale, results[tree]))
+        print_table(TITLE, ("optimizer", *COLUMNS, "nearest"), _cells(results[tree]))
+    if arguments.page:
+        words = ["jaxtrain bench optimizers", "--tree", *arguments.tree, "--scale", f"{arguments.scale:g}"]
+        with open(arguments.page, "w", encoding="utf-8") as file:
+            file.write(page(results, arguments.scale, machine(), " ".join(words)))
     return 0
 
 

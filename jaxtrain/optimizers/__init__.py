@@ -20,6 +20,9 @@ extra argument     what it is                                                  g
 =================  ==========================================================  =====  ===========================
 """
 
+from jaxtrain.optimizers.adabelief import AdaBeliefState, adabelief, scale_by_adabelief
+from jaxtrain.optimizers.adabound import AdaBoundState, adabound, adabound_bounds, amsbound, scale_by_adabound
+from jaxtrain.optimizers.adafactor import adafactor, relative_step_size
 from jaxtrain.optimizers.adahessian import (
     AdaHessianState,
     adahessian,
@@ -27,16 +30,45 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.adan import AdanState, adan, scale_by_adan
+from jaxtrain.optimizers.ademamix import ademamix, ademamix_alpha_schedule, ademamix_b3_schedule
+from jaxtrain.optimizers.amsgrad import AdamNCState, adam_nc, amsgrad, scale_by_adam_nc, scale_by_amsgrad
+from jaxtrain.optimizers.decoupled_decay import adam_l2, adamw_original, normalized_weight_decay, sgdw
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
+    "AdaBeliefState",
+    "AdaBoundState",
     "AdaHessianState",
+    "AdamNCState",
+    "AdanState",
     "SoapState",
+    "adabelief",
+    "adabound",
+    "adabound_bounds",
+    "adafactor",
     "adahessian",
+    "adam_l2",
+    "adam_nc",
+    "adamw_original",
+    "adan",
+    "ademamix",
+    "ademamix_alpha_schedule",
+    "ademamix_b3_schedule",
+    "amsbound",
+    "amsgrad",
     "eigenbasis_qr_update",
     "hutchinson_hessian_diag",
+    "normalized_weight_decay",
+    "relative_step_size",
+    "scale_by_adabelief",
+    "scale_by_adabound",
     "scale_by_adahessian",
+    "scale_by_adam_nc",
+    "scale_by_adan",
+    "scale_by_amsgrad",
     "scale_by_soap",
+    "sgdw",
     "soap",
     "spatial_average",
 ]

@@ -1,5 +1,6 @@
 """What moves over time: learning rates and their like."""
 
+from jaxtrain.schedules.cosine_restarts import cosine_restarts
 from jaxtrain.schedules.linear_decay import (
     GradNormState,
     grad_norm_history,
@@ -13,6 +14,7 @@ from jaxtrain.schedules.swa import cyclical_lr, swa_constant_schedule
 
 __all__ = [
     "GradNormState",
+    "cosine_restarts",
     "cyclical_lr",
     "grad_norm_history",
     "last_iterate_bound",

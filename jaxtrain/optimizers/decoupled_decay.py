@@ -7,6 +7,7 @@ import optax
 
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.types import Scalar
+from jaxtrain.optimizers._accumulators import in_accumulators
 
 
 def _scaled(factor: Number, schedule: optax.Schedule | None) -> optax.ScalarOrSchedule:
@@ -38,7 +39,7 @@ def adamw_original(
       mask: which parameters decay, as in ``optax.add_decayed_weights``.
 
     Returns:
-      A transformation with Adam's state, whose update needs ``params``.
+      A transformation with Adam's state, in float32 at least, whose update needs ``params``.
 
     Raises:
       TypeError: ``learning_rate`` is a schedule.
@@ -56,7 +57,7 @@ def adamw_original(
         check_finite_number(name, value, low=0.0, high=1.0)
     check_finite_number("eps", eps, low=0.0)
     return optax.chain(
-        optax.scale_by_adam(b1, b2, eps),
+        in_accumulators(optax.scale_by_adam(b1, b2, eps)),
         optax.scale(learning_rate),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(1.0 if schedule is None else schedule),
@@ -86,7 +87,7 @@ def sgdw(
       mask: which parameters decay, as in ``optax.add_decayed_weights``.
 
     Returns:
-      A transformation with one number for each parameter, whose update needs ``params``.
+      A transformation with one number for each parameter, in float32 at least, whose update needs ``params``.
 
     Raises:
       TypeError: ``learning_rate`` is a schedule.
@@ -106,7 +107,7 @@ def sgdw(
     check_finite_number("momentum", momentum, low=0.0, high=1.0)
     return optax.chain(
         optax.scale_by_learning_rate(_scaled(learning_rate, schedule), flip_sign=False),
-        optax.trace(momentum),
+        in_accumulators(optax.trace(momentum)),
         optax.add_decayed_weights(_scaled(weight_decay, schedule), mask),
         optax.scale(-1.0),
     )
@@ -146,7 +147,11 @@ def adam_l2(
     [-0.5]
     """
     check_finite_number("l2", l2, low=0.0)
-    return optax.chain(optax.add_decayed_weights(l2, mask), optax.adam(learning_rate, b1, b2, eps))
+    return optax.chain(
+        optax.add_decayed_weights(l2, mask),
+        in_accumulators(optax.scale_by_adam(b1, b2, eps)),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def normalized_weight_decay(norm_decay: Number, *, batch_size: Number, num_train: Number, epochs: Number) -> Scalar:

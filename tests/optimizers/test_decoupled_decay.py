@@ -103,6 +103,14 @@ def test_normalized_decay():
     np.testing.assert_allclose(value / four_times, 2.0, rtol=1e-6)
 
 
+def test_half_precision_keeps_float32_moments():
+    g = jnp.ones((2, 3), jnp.bfloat16)
+    for tx in (adamw_original(0.1, weight_decay=0.1), sgdw(0.1, weight_decay=0.1), adam_l2(0.1, l2=0.1)):
+        updates, state = tx.update(g, tx.init(g), g)
+        assert updates.dtype == jnp.bfloat16
+        assert {x.dtype.name for x in jax.tree.leaves(state) if x.ndim} == {"float32"}
+
+
 def test_clear_errors():
     for make in (adamw_original, sgdw):
         with pytest.raises(TypeError, match="learning_rate is the base step size, which the decay does not follow"):

@@ -25,6 +25,9 @@ extra argument     what it is                                                  g
 """
 
 from jaxtrain.optimizers._blocks import block_and_merge_dims
+from jaxtrain.optimizers.adabelief import AdaBeliefState, adabelief, scale_by_adabelief
+from jaxtrain.optimizers.adabound import AdaBoundState, adabound, adabound_bounds, amsbound, scale_by_adabound
+from jaxtrain.optimizers.adafactor import adafactor, relative_step_size
 from jaxtrain.optimizers.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
 from jaxtrain.optimizers.adahessian import (
     AdaHessianState,
@@ -33,7 +36,19 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.adamp import (
+    AdamPState,
+    SGDPState,
+    adamp,
+    effective_step_size,
+    project_scale_invariant,
+    scale_by_projection,
+    sgdp,
+)
+from jaxtrain.optimizers.adan import AdanState, adan, scale_by_adan
+from jaxtrain.optimizers.ademamix import ademamix, ademamix_alpha_schedule, ademamix_b3_schedule
 from jaxtrain.optimizers.agvm import AgvmState, agvm, agvm_scale, module_gradient_variance, scale_by_agvm
+from jaxtrain.optimizers.amsgrad import AdamNCState, adam_nc, amsgrad, scale_by_adam_nc, scale_by_amsgrad
 from jaxtrain.optimizers.bo_rep import (
     BilevelBatch,
     BilevelState,
@@ -51,6 +66,9 @@ from jaxtrain.optimizers.clip_radagradd import (
     scale_by_clipped_adagrad,
     scale_by_clipped_adam,
 )
+from jaxtrain.optimizers.decays import StableDecayState, add_norm_loss_decay, add_stable_weight_decay
+from jaxtrain.optimizers.decoupled_decay import adam_l2, adamw_original, normalized_weight_decay, sgdw
+from jaxtrain.optimizers.diffgrad import DiffGradState, diffgrad, scale_by_diffgrad
 from jaxtrain.optimizers.freeze_embed import (
     embed_gradient_ratio,
     freeze_labels,
@@ -66,7 +84,16 @@ from jaxtrain.optimizers.generalized_polyak_momentum import (
     alr_mag,
     polyak_step_size,
 )
+from jaxtrain.optimizers.gradient_transforms import (
+    adaptive_gradient_clip,
+    centralize_gradients,
+    normalize_gradients_std,
+)
+from jaxtrain.optimizers.grams import GramsState, cautious, grams, scale_by_cautious, scale_by_grad_sign, scale_by_grams
+from jaxtrain.optimizers.gravity import GravityState, gravity, scale_by_gravity
 from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
+from jaxtrain.optimizers.low_precision import LowPrecisionState, stochastic_round, with_moment_dtype
+from jaxtrain.optimizers.mars import MarsState, mars, newton_schulz, scale_by_mars
 from jaxtrain.optimizers.matrix_recovery import (
     RecoveryResult,
     l1_matrix_recovery_loss,
@@ -99,7 +126,13 @@ from jaxtrain.optimizers.online_to_nonconvex import (
 )
 from jaxtrain.optimizers.optimistic_omd import OptimisticOmdState, optimistic_omd, optimistic_omd_sea
 from jaxtrain.optimizers.orthograd import nlm_cosine, orthogonalize_gradients
+from jaxtrain.optimizers.positive_negative_momentum import (
+    PositiveNegativeMomentumState,
+    scale_by_positive_negative_momentum,
+)
 from jaxtrain.optimizers.psps import PspsState, psps, scale_by_preconditioned_polyak
+from jaxtrain.optimizers.ranger21 import SlowParamsState, lookahead, ranger21, ranger21_schedule
+from jaxtrain.optimizers.sgd_sai import GsnrState, gradient_snr, scale_by_gsnr_at_init, sgd_sai
 from jaxtrain.optimizers.shampoo import ShampooState, distributed_shampoo, scale_by_distributed_shampoo
 from jaxtrain.optimizers.smb_model_building import SmbState, model_building_step, smb
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
@@ -129,8 +162,13 @@ from jaxtrain.optimizers.subspace_momentum import (
 )
 
 __all__ = [
+    "AdaBeliefState",
+    "AdaBoundState",
     "AdaGradNormState",
     "AdaHessianState",
+    "AdamNCState",
+    "AdamPState",
+    "AdanState",
     "AgvmState",
     "AlrHeavyBallState",
     "AlrMagState",
@@ -138,32 +176,61 @@ __all__ = [
     "BilevelState",
     "ClippedAdaGradState",
     "ClippedAdamState",
+    "DiffGradState",
     "Goldstein",
+    "GramsState",
+    "GravityState",
+    "GsnrState",
     "HalpernResult",
+    "LowPrecisionState",
     "Margin",
+    "MarsState",
     "MedianMomentumState",
     "O2ncState",
     "OptimisticOmdState",
+    "PositiveNegativeMomentumState",
     "PspsState",
     "RecoveryResult",
+    "SGDPState",
     "ShampooState",
+    "SlowParamsState",
     "SmbState",
     "SnsmState",
     "SoapState",
     "SplPlusState",
+    "StableDecayState",
     "SteepestDescentState",
     "SubsetNormState",
     "SubspaceMomentumState",
+    "adabelief",
+    "adabound",
+    "adabound_bounds",
+    "adafactor",
     "adagrad_norm",
     "adahessian",
+    "adam_l2",
+    "adam_nc",
     "adam_sn",
+    "adamp",
+    "adamw_original",
+    "adan",
+    "adaptive_gradient_clip",
+    "add_norm_loss_decay",
+    "add_stable_weight_decay",
+    "ademamix",
+    "ademamix_alpha_schedule",
+    "ademamix_b3_schedule",
     "agvm",
     "agvm_scale",
     "alr_heavy_ball",
     "alr_mag",
+    "amsbound",
+    "amsgrad",
     "batch_perceptron_step",
     "block_and_merge_dims",
     "bo_rep",
+    "cautious",
+    "centralize_gradients",
     "clip_adagrad",
     "clip_adam",
     "clip_radagradd",
@@ -171,30 +238,40 @@ __all__ = [
     "cvar_objective",
     "cvar_prox_linear_step",
     "cvar_subgradient_step",
+    "diffgrad",
     "distributed_shampoo",
     "dual_map",
     "dual_norm",
+    "effective_step_size",
     "eigenbasis_qr_update",
     "embed_gradient_ratio",
     "empirical_cvar",
     "empirical_var",
     "freeze_labels",
     "goldstein_stationarity",
+    "gradient_snr",
     "gradual_unfreeze_schedule",
+    "grams",
+    "gravity",
     "hutchinson_hessian_diag",
     "hypergradient",
     "l1_matrix_recovery_loss",
     "layerwise_grad_norms",
     "linear_system_step",
+    "lookahead",
     "margin",
+    "mars",
     "matrix_inverse_root",
     "model_building_step",
     "modular_norm",
     "module_gradient_variance",
+    "newton_schulz",
     "newton_schulz_orthogonalize",
     "nlm_cosine",
+    "normalize_gradients_std",
     "normalized_logistic_gd_step",
     "normalized_momentum",
+    "normalized_weight_decay",
     "norms_by_role",
     "o2nc",
     "o2nc_radius",
@@ -205,23 +282,44 @@ __all__ = [
     "orthogonalize_gradients",
     "perceptron",
     "polyak_step_size",
+    "project_scale_invariant",
     "psps",
+    "ranger21",
+    "ranger21_schedule",
+    "relative_step_size",
     "rms_to_rms_scale",
+    "scale_by_adabelief",
+    "scale_by_adabound",
     "scale_by_adagrad_norm",
     "scale_by_adahessian",
+    "scale_by_adam_nc",
+    "scale_by_adan",
     "scale_by_agvm",
+    "scale_by_amsgrad",
+    "scale_by_cautious",
     "scale_by_clipped_adagrad",
     "scale_by_clipped_adam",
+    "scale_by_diffgrad",
     "scale_by_distributed_shampoo",
+    "scale_by_grad_sign",
+    "scale_by_grams",
+    "scale_by_gravity",
+    "scale_by_gsnr_at_init",
+    "scale_by_mars",
     "scale_by_mean_residual",
     "scale_by_median_momentum",
+    "scale_by_positive_negative_momentum",
     "scale_by_preconditioned_polyak",
+    "scale_by_projection",
     "scale_by_snsm",
     "scale_by_soap",
     "scale_by_steepest_descent",
     "scale_by_subset_norm",
     "scale_by_subspace_momentum",
     "sgd_freeze_embed",
+    "sgd_sai",
+    "sgdp",
+    "sgdw",
     "sign_rip_deviation",
     "sign_spectral_init",
     "smb",
@@ -231,8 +329,10 @@ __all__ = [
     "spl_plus",
     "spp_median_update",
     "steepest_descent",
+    "stochastic_round",
     "subgm",
     "vr_forb_resolvent",
     "vr_halpern",
     "vr_halpern_monotone",
+    "with_moment_dtype",
 ]

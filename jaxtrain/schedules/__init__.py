@@ -9,6 +9,7 @@ from jaxtrain.schedules.batch_size import (
     norm_test_batch_size,
 )
 from jaxtrain.schedules.cooldown import branching_steps, cooldown_from_step, wsd_schedule
+from jaxtrain.schedules.cosine_restarts import cosine_restarts
 from jaxtrain.schedules.guidance import cfg_schedule, guided_score
 from jaxtrain.schedules.linear_decay import (
     GradNormState,
@@ -48,6 +49,7 @@ __all__ = [
     "cfg_schedule",
     "cooldown_from_step",
     "coordinatewise_norm_test",
+    "cosine_restarts",
     "cyclical_lr",
     "grad_norm_history",
     "guided_score",

@@ -5,6 +5,7 @@ import pytest
 
 from jaxtrain.schedules import (
     cooldown_from_step,
+    cosine_restarts,
     cyclical_lr,
     linear_decay_schedule,
     record_grad_norm,
@@ -19,6 +20,7 @@ SCHEDULES = {
     "linear_decay": linear_decay_schedule(0.1, 100, warmup_steps=10),
     "from_array": schedule_from_array(jnp.linspace(1.0, 0.0, 50), peak=0.3),
     "from_array_stretched": schedule_from_array(jnp.linspace(1.0, 0.0, 50), peak=0.3, total_steps=90),
+    "cosine_restarts": cosine_restarts(7, mult=1.5),
     "cyclical": cyclical_lr(0.5, 0.1, 7),
     "swa_constant": swa_constant_schedule(lr_init=0.1, lr_swa=0.05, swa_start=80),
     "step_decay": step_decay_schedule(0.1, 100),

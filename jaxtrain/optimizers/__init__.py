@@ -27,15 +27,29 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.grams import (
+    GramsState,
+    cautious,
+    grams,
+    scale_by_cautious,
+    scale_by_grad_sign,
+    scale_by_grams,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
     "AdaHessianState",
+    "GramsState",
     "SoapState",
     "adahessian",
+    "cautious",
     "eigenbasis_qr_update",
+    "grams",
     "hutchinson_hessian_diag",
     "scale_by_adahessian",
+    "scale_by_cautious",
+    "scale_by_grad_sign",
+    "scale_by_grams",
     "scale_by_soap",
     "soap",
     "spatial_average",

@@ -1,8 +1,9 @@
 """The laws of gradient transformations, for every optimizer here."""
 
+import optax
 import pytest
 
-from jaxtrain.optimizers import adahessian, soap
+from jaxtrain.optimizers import adahessian, cautious, grams, soap
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
@@ -20,6 +21,11 @@ CASES = {
         "hyperparams": {"learning_rate": 0.1, "max_precond_dim": 4, "precondition_frequency": 1},
         "static_args": ("max_precond_dim", "stacked_axes"),
         "rtol": 1e-3,
+    },
+    "grams": {"factory": grams, "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1}},
+    "cautious": {
+        "factory": lambda learning_rate: cautious(optax.adam(learning_rate)),
+        "hyperparams": {"learning_rate": 0.1},
     },
 }
 

@@ -27,6 +27,11 @@ from jaxtrain.optimizers.adahessian import (
     scale_by_adahessian,
     spatial_average,
 )
+from jaxtrain.optimizers.diffgrad import (
+    DiffGradState,
+    diffgrad,
+    scale_by_diffgrad,
+)
 from jaxtrain.optimizers.grams import (
     GramsState,
     cautious,
@@ -35,21 +40,32 @@ from jaxtrain.optimizers.grams import (
     scale_by_grad_sign,
     scale_by_grams,
 )
+from jaxtrain.optimizers.gravity import (
+    GravityState,
+    gravity,
+    scale_by_gravity,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
     "AdaHessianState",
+    "DiffGradState",
     "GramsState",
+    "GravityState",
     "SoapState",
     "adahessian",
     "cautious",
+    "diffgrad",
     "eigenbasis_qr_update",
     "grams",
+    "gravity",
     "hutchinson_hessian_diag",
     "scale_by_adahessian",
     "scale_by_cautious",
+    "scale_by_diffgrad",
     "scale_by_grad_sign",
     "scale_by_grams",
+    "scale_by_gravity",
     "scale_by_soap",
     "soap",
     "spatial_average",

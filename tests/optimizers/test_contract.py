@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from jaxtrain.optimizers import adahessian, cautious, grams, soap
+from jaxtrain.optimizers import adahessian, cautious, diffgrad, grams, gravity, soap
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
@@ -27,6 +27,12 @@ CASES = {
         "factory": lambda learning_rate: cautious(optax.adam(learning_rate)),
         "hyperparams": {"learning_rate": 0.1},
     },
+    "diffgrad": {
+        "factory": diffgrad,
+        "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1},
+        "static_args": ("use_previous",),
+    },
+    "gravity": {"factory": gravity, "hyperparams": {"learning_rate": 0.1}, "static_args": ("seed",)},
 }
 
 

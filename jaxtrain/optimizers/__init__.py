@@ -45,6 +45,12 @@ from jaxtrain.optimizers.gravity import (
     gravity,
     scale_by_gravity,
 )
+from jaxtrain.optimizers.sgd_sai import (
+    GsnrState,
+    gradient_snr,
+    scale_by_gsnr_at_init,
+    sgd_sai,
+)
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 
 __all__ = [
@@ -52,11 +58,13 @@ __all__ = [
     "DiffGradState",
     "GramsState",
     "GravityState",
+    "GsnrState",
     "SoapState",
     "adahessian",
     "cautious",
     "diffgrad",
     "eigenbasis_qr_update",
+    "gradient_snr",
     "grams",
     "gravity",
     "hutchinson_hessian_diag",
@@ -66,7 +74,9 @@ __all__ = [
     "scale_by_grad_sign",
     "scale_by_grams",
     "scale_by_gravity",
+    "scale_by_gsnr_at_init",
     "scale_by_soap",
+    "sgd_sai",
     "soap",
     "spatial_average",
 ]

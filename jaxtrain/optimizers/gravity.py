@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -59,7 +60,7 @@ def scale_by_gravity(
     check_finite_number("learning_rate", learning_rate, low=0.0)
     check_key(key, where="scale_by_gravity")
     traced = isinstance(alpha, jax.core.Tracer) or isinstance(learning_rate, jax.core.Tracer)
-    if not traced and bool(jnp.any((jnp.asarray(learning_rate) == 0) & (jnp.asarray(alpha) != 0))):
+    if not traced and np.any((np.asarray(learning_rate) == 0) & (np.asarray(alpha) != 0)):
         raise ValueError(
             "scale_by_gravity starts with a spread of alpha / learning_rate, and the learning rate is 0 at the start; "
             "give scale_by_gravity the peak of the schedule as learning_rate, or alpha=0"

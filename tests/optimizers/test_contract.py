@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from jaxtrain.optimizers import adahessian, cautious, diffgrad, grams, gravity, soap
+from jaxtrain.optimizers import adahessian, cautious, diffgrad, grams, gravity, sgd_sai, soap
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
@@ -33,6 +33,7 @@ CASES = {
         "static_args": ("use_previous",),
     },
     "gravity": {"factory": gravity, "hyperparams": {"learning_rate": 0.1}, "static_args": ("seed",)},
+    "sgd_sai": {"factory": sgd_sai, "hyperparams": {"learning_rate": 0.1}},
 }
 
 

@@ -45,6 +45,11 @@ from jaxtrain.optimizers.gravity import (
     gravity,
     scale_by_gravity,
 )
+from jaxtrain.optimizers.low_precision import (
+    LowPrecisionState,
+    stochastic_round,
+    with_moment_dtype,
+)
 from jaxtrain.optimizers.sgd_sai import (
     GsnrState,
     gradient_snr,
@@ -59,6 +64,7 @@ __all__ = [
     "GramsState",
     "GravityState",
     "GsnrState",
+    "LowPrecisionState",
     "SoapState",
     "adahessian",
     "cautious",
@@ -79,4 +85,6 @@ __all__ = [
     "sgd_sai",
     "soap",
     "spatial_average",
+    "stochastic_round",
+    "with_moment_dtype",
 ]

@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from jaxtrain.optimizers import adahessian, cautious, diffgrad, grams, gravity, sgd_sai, soap
+from jaxtrain.optimizers import adahessian, cautious, diffgrad, grams, gravity, sgd_sai, soap, with_moment_dtype
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
@@ -34,6 +34,12 @@ CASES = {
     },
     "gravity": {"factory": gravity, "hyperparams": {"learning_rate": 0.1}, "static_args": ("seed",)},
     "sgd_sai": {"factory": sgd_sai, "hyperparams": {"learning_rate": 0.1}},
+    "low_precision": {
+        "factory": lambda learning_rate: with_moment_dtype(optax.adam(learning_rate)),
+        "hyperparams": {"learning_rate": 0.1},
+        # where two programs differ in the last bit of float32, a moment may go to its other neighbour in bfloat16
+        "rtol": 1e-2,
+    },
 }
 
 

@@ -3,7 +3,18 @@
 import optax
 import pytest
 
-from jaxtrain.optimizers import adahessian, cautious, diffgrad, grams, gravity, sgd_sai, soap, with_moment_dtype
+from jaxtrain.optimizers import (
+    adahessian,
+    adamp,
+    cautious,
+    diffgrad,
+    grams,
+    gravity,
+    sgd_sai,
+    sgdp,
+    soap,
+    with_moment_dtype,
+)
 from jaxtrain.testing import check_gradient_transformation
 
 CASES = {
@@ -39,6 +50,19 @@ CASES = {
         "hyperparams": {"learning_rate": 0.1},
         # where two programs differ in the last bit of float32, a moment may go to its other neighbour in bfloat16
         "rtol": 1e-2,
+    },
+    # a threshold at which the random problem is projected
+    "adamp": {
+        "factory": adamp,
+        "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1, "delta": 2.0},
+        "static_args": ("nesterov", "channel_axis"),
+    },
+    "sgdp": {
+        "factory": sgdp,
+        "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1, "delta": 2.0},
+        "static_args": ("nesterov", "channel_axis"),
+        # the rest it has in common with adamp
+        "laws": ("stable_state", "jit", "scan", "vmap", "sharded", "inject_hyperparams"),
     },
 }
 

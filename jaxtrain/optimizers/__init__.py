@@ -59,6 +59,12 @@ from jaxtrain.optimizers.low_precision import (
     stochastic_round,
     with_moment_dtype,
 )
+from jaxtrain.optimizers.mars import (
+    MarsState,
+    mars,
+    newton_schulz,
+    scale_by_mars,
+)
 from jaxtrain.optimizers.sgd_sai import (
     GsnrState,
     gradient_snr,
@@ -75,6 +81,7 @@ __all__ = [
     "GravityState",
     "GsnrState",
     "LowPrecisionState",
+    "MarsState",
     "SGDPState",
     "SoapState",
     "adahessian",
@@ -87,6 +94,8 @@ __all__ = [
     "grams",
     "gravity",
     "hutchinson_hessian_diag",
+    "mars",
+    "newton_schulz",
     "project_scale_invariant",
     "scale_by_adahessian",
     "scale_by_cautious",
@@ -95,6 +104,7 @@ __all__ = [
     "scale_by_grams",
     "scale_by_gravity",
     "scale_by_gsnr_at_init",
+    "scale_by_mars",
     "scale_by_projection",
     "scale_by_soap",
     "sgd_sai",

@@ -1,5 +1,7 @@
 """The laws of gradient transformations, for every optimizer here."""
 
+import functools
+
 import optax
 import pytest
 
@@ -10,6 +12,7 @@ from jaxtrain.optimizers import (
     diffgrad,
     grams,
     gravity,
+    mars,
     sgd_sai,
     sgdp,
     soap,
@@ -63,6 +66,26 @@ CASES = {
         "static_args": ("nesterov", "channel_axis"),
         # the rest it has in common with adamp
         "laws": ("stable_state", "jit", "scan", "vmap", "sharded", "inject_hyperparams"),
+    },
+    "mars": {
+        "factory": mars,
+        "hyperparams": {"learning_rate": 0.1, "weight_decay": 0.1},
+        "static_args": (
+            "base",
+            "exact",
+            "optimize_1d",
+            "kernels",
+            "global_clip",
+            "channel_axis",
+            "one_d_betas",
+        ),
+    },
+    "mars_exact_shampoo": {
+        "factory": functools.partial(mars, exact=True, base="shampoo", optimize_1d=True),
+        "hyperparams": {"learning_rate": 0.1},
+        # what the kept parameters, the gradient at them and the iteration on matrices could break; it amplifies rounding
+        "laws": ("stable_state", "no_shared_buffers", "jit", "scan", "vmap", "sharded", "non_finite"),
+        "rtol": 1e-3,
     },
 }
 

@@ -36,10 +36,20 @@ from jaxtrain.optimizers.adamp import (
     scale_by_projection,
     sgdp,
 )
+from jaxtrain.optimizers.decays import (
+    StableDecayState,
+    add_norm_loss_decay,
+    add_stable_weight_decay,
+)
 from jaxtrain.optimizers.diffgrad import (
     DiffGradState,
     diffgrad,
     scale_by_diffgrad,
+)
+from jaxtrain.optimizers.gradient_transforms import (
+    adaptive_gradient_clip,
+    centralize_gradients,
+    normalize_gradients_std,
 )
 from jaxtrain.optimizers.grams import (
     GramsState,
@@ -65,6 +75,16 @@ from jaxtrain.optimizers.mars import (
     newton_schulz,
     scale_by_mars,
 )
+from jaxtrain.optimizers.positive_negative_momentum import (
+    PositiveNegativeMomentumState,
+    scale_by_positive_negative_momentum,
+)
+from jaxtrain.optimizers.ranger21 import (
+    SlowParamsState,
+    lookahead,
+    ranger21,
+    ranger21_schedule,
+)
 from jaxtrain.optimizers.sgd_sai import (
     GsnrState,
     gradient_snr,
@@ -82,11 +102,18 @@ __all__ = [
     "GsnrState",
     "LowPrecisionState",
     "MarsState",
+    "PositiveNegativeMomentumState",
     "SGDPState",
+    "SlowParamsState",
     "SoapState",
+    "StableDecayState",
     "adahessian",
     "adamp",
+    "adaptive_gradient_clip",
+    "add_norm_loss_decay",
+    "add_stable_weight_decay",
     "cautious",
+    "centralize_gradients",
     "diffgrad",
     "effective_step_size",
     "eigenbasis_qr_update",
@@ -94,9 +121,13 @@ __all__ = [
     "grams",
     "gravity",
     "hutchinson_hessian_diag",
+    "lookahead",
     "mars",
     "newton_schulz",
+    "normalize_gradients_std",
     "project_scale_invariant",
+    "ranger21",
+    "ranger21_schedule",
     "scale_by_adahessian",
     "scale_by_cautious",
     "scale_by_diffgrad",
@@ -105,6 +136,7 @@ __all__ = [
     "scale_by_gravity",
     "scale_by_gsnr_at_init",
     "scale_by_mars",
+    "scale_by_positive_negative_momentum",
     "scale_by_projection",
     "scale_by_soap",
     "sgd_sai",

@@ -13,6 +13,7 @@ from jaxtrain.optimizers import (
     grams,
     gravity,
     mars,
+    ranger21,
     sgd_sai,
     sgdp,
     soap,
@@ -86,6 +87,11 @@ CASES = {
         # what the kept parameters, the gradient at them and the iteration on matrices could break; it amplifies rounding
         "laws": ("stable_state", "no_shared_buffers", "jit", "scan", "vmap", "sharded", "non_finite"),
         "rtol": 1e-3,
+    },
+    "ranger21": {
+        "factory": ranger21,
+        "hyperparams": {"learning_rate": 0.1, "num_iterations": 5},
+        "static_args": ("num_iterations", "centralize", "normalize", "amsgrad", "channel_axis"),
     },
 }
 

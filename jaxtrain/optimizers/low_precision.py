@@ -33,6 +33,27 @@ def _round_with_bits(x: Float[Array, "..."], bits: UInt[Array, "..."]) -> Array:
     return jnp.where(special, x.astype(jnp.bfloat16), jax.lax.bitcast_convert_type(upper, jnp.bfloat16))
 
 
+def _random_bits(key: Key, shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    """Sixteen random bits for every entry, at a small part of the cost of ``jax.random.bits``.
+
+    A bijection of 32-bit integers that mixes them well, of the entry's number plus a random one. As that one is uniform,
+    the bits of each entry are exactly so and the rounding is exactly unbiased; that entries and steps are independent
+    rests on the mixing. Good enough to round with, not to sample.
+    """
+    start, twist = jax.random.bits(key, (2,), jnp.uint32)
+    number, stride = jnp.full(shape, start), 1
+    for axis in range(len(shape) - 1, -1, -1):
+        step = jnp.uint32(stride * 0x9E3779B9 & 0xFFFFFFFF)
+        # by axes and not along a flattened array, which would gather what is sharded
+        number = number + step * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        stride *= shape[axis]
+    number = (number ^ (number >> 16)) * jnp.uint32(0x21F0AAAD)
+    number = (number ^ (number >> 15)) * jnp.uint32(0xD35A2D97)
+    number = (number ^ (number >> 15)) + twist
+    number = (number ^ (number >> 16)) * jnp.uint32(0x21F0AAAD)
+    return (number >> 16).astype(jnp.uint16)
+
+
 def stochastic_round(key: Key, x: Float[Array, "..."]) -> Array:
     r"""Rounds to bfloat16, up or down at random, so that the expectation is the number itself.
 
@@ -62,7 +83,7 @@ def stochastic_round(key: Key, x: Float[Array, "..."]) -> Array:
     ([1.0, 1.0078125], 1.001)
     """
     check_key(key, where="stochastic_round")
-    return _round_with_bits(x, jax.random.bits(key, x.shape, jnp.uint16))
+    return _round_with_bits(x, _random_bits(key, x.shape))
 
 
 def _names(path: Any) -> list[str]:

@@ -22,6 +22,24 @@ extra argument     what it is                                                  g
 ``half_grads``     the gradients of the two halves of the batch, a pair        no     ``agvm``
 ``second_moment``  Adam's second moment before this update                     no     ``agvm`` (optional)
 =================  ==========================================================  =====  =================================
+====================  ==========================================================  =====  ===========================
+extra argument        what it is                                                  given  asked for by
+====================  ==========================================================  =====  ===========================
+``value``             the loss at the parameters                                  yes    optax's ``polyak_sgd``, …
+``value_fn``          ``params -> loss`` on the same batch, with the same key     yes    optax's line searches,
+                                                                                         ``zeroth_order_updates``
+``grad_fn``           ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``svrg``,
+                                                                                         ``page``, ``storm``,
+                                                                                         ``mars`` (exact)
+``key``               a typed key of this step's own                              yes    ``adahessian``, ``page``,
+                                                                                         ``zeroth_order_updates``
+``full_grad_fn``      ``params -> gradients`` over all data                       no     ``svrg``, ``page``
+``indices``           the numbers of the batch's examples in the data             no     ``saga``
+``prev_point_grads``  the gradients of this batch at the parameters before the    no     ``mars`` (exact, instead of
+                      last update, a tree like the parameters                            ``grad_fn``)
+``hessian_diag``      the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
+                                                                                         ``grad_fn`` and ``key``)
+====================  ==========================================================  =====  ===========================
 """
 
 from jaxtrain.optimizers._blocks import block_and_merge_dims

@@ -1,0 +1,309 @@
+"""MARS: variance reduction, scaled, before AdamW, Lion or an orthogonalised step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
+from jaxtrain.core.tree import safe_norm
+from jaxtrain.optimizers._fused import map_leaves
+
+BASES = ("adamw", "lion", "shampoo")
+
+
+class MarsState(NamedTuple):
+    """State of :func:`scale_by_mars`, moments in float32 at least.
+
+    ``nu`` is None where no second moment is needed. ``previous`` is the last gradient, or with ``exact`` a copy of the last
+    parameters.
+    """
+
+    count: Int[Array, ""]
+    mu: Params
+    nu: Params
+    previous: Params
+
+
+def newton_schulz(x: Float[Array, "m n"], steps: int = 5, eps: Number = 1e-8) -> Float[Array, "m n"]:
+    r"""Moves the singular values of a matrix towards 1, keeping its singular vectors.
+
+    From :math:`X = x / (\|x\|_F + \epsilon)`, five times
+    :math:`X \leftarrow 3.4445\,X - 4.775\,(X X^\top) X + 2.0315\,(X X^\top)^2 X`, over the shorter side. The values end
+    between about 0.7 and 1.2, not at 1.
+
+    Args:
+      x: a matrix.
+      steps: number of iterations.
+      eps: added to the norm, > 0 where x may be zero.
+
+    Returns:
+      A matrix of the same shape and dtype.
+
+    Source: Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks".
+
+    >>> print(newton_schulz(jnp.diag(jnp.array([3.0, 2.0]))).round(1))
+    [[1.1 0. ]
+     [0.  0.7]]
+    """
+    wide = x.T if x.shape[0] > x.shape[1] else x
+    wide = wide / (safe_norm(wide).astype(x.dtype) + eps)
+    for _ in range(steps):
+        # full float32: on accelerators the default precision would be some 8 bits
+        product = jnp.matmul(wide, wide.T, precision=jax.lax.Precision.HIGHEST)
+        polynomial = -4.775 * product + 2.0315 * jnp.matmul(product, product, precision=jax.lax.Precision.HIGHEST)
+        wide = 3.4445 * wide + jnp.matmul(polynomial, wide, precision=jax.lax.Precision.HIGHEST)
+    return (wide.T if x.shape[0] > x.shape[1] else wide).astype(x.dtype)
+
+
+def _at_previous_point(updates, state, prev_point_grads, grad_fn, params):
+    """The gradient of this batch at the last parameters, leaf by leaf of the updates; zero at the first step."""
+    if prev_point_grads is None:
+        if grad_fn is None:
+            raise ValueError(
+                "mars with exact=True needs the gradient of this batch at the parameters before the last update: call "
+                "tx.update(grads, state, params, prev_point_grads=…), or with grad_fn= (params -> gradients, on the same "
+                "batch), which make_step gives"
+            )
+        first = state.count == 0
+        return jax.tree.map(lambda h: jnp.where(first, 0, h), grad_fn(state.previous))
+    if jax.tree.structure(updates) == jax.tree.structure(prev_point_grads):
+        return prev_point_grads
+    # under optax.masked and optax.partition the argument still has all leaves
+    known = dict(jax.tree_util.tree_leaves_with_path(prev_point_grads))
+
+    def find(path, g):
+        if path not in known:
+            raise ValueError(f"mars: prev_point_grads lacks {jax.tree_util.keystr(path)}, which the gradients have")
+        return known[path]
+
+    return jax.tree_util.tree_map_with_path(find, updates)
+
+
+def _adam(m, v, b1, b2, eps, count):
+    return m / (1 - b1**count) / (jnp.sqrt(v / (1 - b2**count)) + eps)
+
+
+def scale_by_mars(
+    b1: Number = 0.95,
+    b2: Number = 0.99,
+    eps: Number = 1e-8,
+    gamma: Number = 0.025,
+    clip_norm: Number = 1.0,
+    base: str = "adamw",
+    exact: bool = False,
+    *,
+    global_clip: bool = False,
+    channel_axis: int = -1,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Corrects every gradient by how it changed since the last point, and hands it to the rule ``base``.
+
+    With :math:`h_t` the gradient at the parameters before the last update, on this batch (``exact``) or approximately the
+    last gradient, 0 at the first step,
+
+    .. math::
+       c_t = g_t + \gamma \frac{\beta_1}{1 - \beta_1} (g_t - h_t), \qquad
+       \tilde c_t = c_t \min\!\Big(1, \frac{C}{\|c_t\|_2}\Big), \qquad m_t = \beta_1 m_{t-1} + (1 - \beta_1)\,\tilde c_t,
+
+    and :math:`u_t` is for ``"adamw"`` :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)` with
+    :math:`v_t = \beta_2 v_{t-1} + (1 - \beta_2)\,\tilde c_t^2`, for ``"lion"`` :math:`\operatorname{sign} m_t`, for
+    ``"shampoo"`` on matrices :func:`newton_schulz` of :math:`m_t / (1 - \beta_1)` times
+    :math:`\sqrt{\max(1, n_{out}/n_{in})}` and elsewhere as ``"adamw"``.
+
+    :math:`\gamma = 0` without clipping is the base itself; :math:`\gamma = 1` and ``exact`` make :math:`m_t` that of STORM.
+    A gradient that is not a number spoils its array (with ``global_clip`` all) for good.
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root of the corrected second moment (and to the norm in :func:`newton_schulz`), ≥ 0.
+      gamma: strength of the correction; may be negative.
+      clip_norm: :math:`C` > 0; infinity: no clipping.
+      base: ``"adamw"``, ``"lion"`` or ``"shampoo"``.
+      exact: whether :math:`h_t` is the gradient on this batch. The update then wants the extra argument
+        ``prev_point_grads=``, or computes it from ``grad_fn=``, which :func:`jaxtrain.training.make_step` gives: one more
+        gradient for each step.
+      global_clip: one norm over all arrays, as the paper writes it; False: one for each array, as in the released code.
+      channel_axis: of matrices, the axis of outputs: the last in JAX's layout, 0 in PyTorch's.
+
+    Returns:
+      A transformation with :class:`MarsState`: three numbers for each parameter, two with ``"lion"``.
+
+    Raises:
+      ValueError: a number out of range or an unknown base; from its update with ``exact``: without the gradient.
+
+    Source: Yuan, Liu, Wu, Zhou, Gu (2024), arXiv 2411.10438.
+
+    >>> tx = scale_by_mars(b1=0.5, gamma=0.5, base="lion")
+    >>> state = tx.init(jnp.zeros(2))
+    >>> _, state = tx.update(jnp.array([0.2, 0.1]), state)
+    >>> print(tx.update(jnp.array([0.1, -0.1]), state)[0], state.mu)  # 1.5 g / 2; then c = [0.05, -0.2]
+    [ 1. -1.] [0.15  0.075]
+    """
+    return _scale_by_mars(
+        b1, b2, eps, gamma, clip_norm, base, exact, global_clip, channel_axis, lambda g: True, (b1, b2)
+    )
+
+
+def _scale_by_mars(b1, b2, eps, gamma, clip_norm, base, exact, global_clip, channel_axis, corrected, other_betas):
+    """As :func:`scale_by_mars` on arrays that are ``corrected``, and Adam of ``other_betas`` on the rest."""
+    for name, value in {"b1": b1, "b2": b2, "one_d b1": other_betas[0], "one_d b2": other_betas[1]}.items():
+        check_finite_number(name, value, low=0.0, high=1.0)
+    check_finite_number("eps", eps, low=0.0)
+    check_finite_number("gamma", gamma)
+    if base not in BASES:
+        raise ValueError(f"mars: base must be one of {', '.join(BASES)}, got {base!r}")
+    if not isinstance(clip_norm, jax.Array) and not clip_norm > 0:
+        raise ValueError(f"mars: clip_norm must be greater than 0 (infinity: no clipping), got {clip_norm}")
+
+    def rule(g):
+        """What is done to an array of this shape."""
+        if not corrected(g):
+            return "other"
+        return "adamw" if base == "shampoo" and g.ndim != 2 else base
+
+    def init(params):
+        def second(p):
+            return jnp.zeros_like(p, dtype=accumulator_dtype(p)) if rule(p) in ("adamw", "other") else None
+
+        previous = jax.tree.map(jnp.copy, params) if exact else zeros_accumulator(params)
+        return MarsState(jnp.zeros((), jnp.int32), zeros_accumulator(params), jax.tree.map(second, params), previous)
+
+    def update(updates, state, params=None, *, prev_point_grads=None, grad_fn=None, **extra_args):
+        del extra_args
+        if exact and params is None:
+            raise ValueError("mars with exact=True keeps the parameters: call tx.update(updates, state, params, …)")
+        count = optax.safe_increment(state.count)
+        before = _at_previous_point(updates, state, prev_point_grads, grad_fn, params) if exact else state.previous
+        strength = gamma * b1 / (1 - b1)
+
+        def correct(g, h, m):
+            g32 = g.astype(m.dtype)
+            return (g32 + strength * (g32 - h.astype(m.dtype)) if corrected(g) else g32,)
+
+        (c,) = map_leaves(correct, 1, updates, before, state.mu)
+        norm = safe_norm([x for x in jax.tree.leaves(c) if corrected(x)]) if global_clip else None
+
+        def clip(x):
+            length = safe_norm(x) if norm is None else norm
+            return (x * jnp.where(length > clip_norm, clip_norm / length, 1)).astype(x.dtype)
+
+        def step(g, c, m, v):
+            kind = rule(g)
+            c = c if kind == "other" else clip(c)
+            first, second = other_betas if kind == "other" else (b1, b2)
+            m = (first * m + (1 - first) * c).astype(m.dtype)
+            if v is not None:
+                v = (second * v + (1 - second) * c**2).astype(v.dtype)
+            if kind in ("adamw", "other"):
+                u = _adam(m, v, first, second, eps, count)
+            elif kind == "lion":
+                u = jnp.sign(m)
+            else:
+                outputs = g.shape[channel_axis]
+                ratio = max(1.0, outputs / max(1, g.size // max(1, outputs)))
+                u = newton_schulz(m / (1 - b1), eps=eps) * ratio**0.5 if g.size else m
+            return u.astype(g.dtype), m, v
+
+        found, mu, nu = map_leaves(step, 3, updates, c, state.mu, state.nu)
+        if exact:
+            previous = jax.tree.map(jnp.asarray, params)
+        else:
+            previous = jax.tree.map(lambda g, h: g.astype(h.dtype), updates, state.previous)
+        return found, MarsState(count, mu, nu, previous)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _RateState(NamedTuple):
+    count: Int[Array, ""]
+
+
+def mars(
+    learning_rate: optax.ScalarOrSchedule = 3e-3,
+    b1: Number = 0.95,
+    b2: Number = 0.99,
+    eps: Number = 1e-8,
+    weight_decay: Number = 0.0,
+    *,
+    gamma: Number = 0.025,
+    clip_norm: Number = 1.0,
+    base: str = "adamw",
+    exact: bool = False,
+    optimize_1d: bool = False,
+    kernels: bool = False,
+    one_d_learning_rate: optax.ScalarOrSchedule = 3e-3,
+    one_d_betas: tuple[Number, Number] = (0.9, 0.95),
+    one_d_weight_decay: Number = 0.1,
+    global_clip: bool = False,
+    channel_axis: int = -1,
+) -> optax.GradientTransformationExtraArgs:
+    r"""MARS on matrices, AdamW on everything else, as in the released code.
+
+    Matrices: :math:`\theta \leftarrow \theta - \eta_t\,(u_t + \lambda\,\theta)`, see :func:`scale_by_mars`. The rest: AdamW
+    with settings of its own and the rate :math:`\eta_t\,\eta^{1d} / \eta_0`.
+
+    Args:
+      learning_rate: :math:`\eta`, a number or a schedule.
+      b1, b2, eps, gamma, clip_norm, base, exact, global_clip, channel_axis: see :func:`scale_by_mars`.
+      weight_decay: :math:`\lambda`, decoupled, of what MARS updates.
+      optimize_1d: whether MARS updates everything.
+      kernels: whether it updates all arrays with two axes or more.
+      one_d_learning_rate: :math:`\eta^{1d}`; a schedule is taken as it is, without :math:`\eta_t / \eta_0`.
+      one_d_betas: decays of AdamW.
+      one_d_weight_decay: weight decay of AdamW.
+
+    Returns:
+      A transformation whose update needs ``params``, and with ``exact`` ``prev_point_grads=`` or ``grad_fn=``.
+
+    Raises:
+      ValueError: as :func:`scale_by_mars`; a schedule that starts at 0 beside a number as ``one_d_learning_rate``; from its
+        update: without ``params``.
+
+    Source: Yuan, Liu, Wu, Zhou, Gu (2024), arXiv 2411.10438.
+
+    >>> tx = mars(learning_rate=0.1, one_d_learning_rate=0.01, one_d_weight_decay=0.0)
+    >>> params = {"w": jnp.ones((1, 2)), "b": jnp.ones(1)}
+    >>> updates, _ = tx.update(params, tx.init(params), params)
+    >>> print((100 * updates["w"]).round(), (100 * updates["b"]).round())
+    [[-10. -10.]] [-1.]
+    """
+
+    def corrected(x):
+        return optimize_1d or x.ndim == 2 or (kernels and x.ndim > 2)
+
+    check_finite_number("weight_decay", weight_decay, low=0.0)
+    check_finite_number("one_d_weight_decay", one_d_weight_decay, low=0.0)
+    core = _scale_by_mars(
+        b1, b2, eps, gamma, clip_norm, base, exact, global_clip, channel_axis, corrected, tuple(one_d_betas)
+    )
+    relative = callable(learning_rate) and not callable(one_d_learning_rate)
+    start = learning_rate(0) if relative else None
+    if relative and not optimize_1d and not isinstance(start, jax.core.Tracer) and float(start) == 0:
+        raise ValueError(
+            "mars: the schedule starts at 0, so that one_d_learning_rate / learning_rate(0) is infinite; give a schedule "
+            "as one_d_learning_rate"
+        )
+
+    def rates(count):
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        if callable(one_d_learning_rate):
+            return rate, one_d_learning_rate(count)
+        return rate, rate * one_d_learning_rate / start if relative and not optimize_1d else one_d_learning_rate
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("mars decays the parameters: call tx.update(updates, state, params) with the parameters")
+        rate, one_d_rate = rates(state.count)
+
+        def step(u, p):
+            if corrected(u):
+                return (-rate * (u + weight_decay * p)).astype(u.dtype)
+            return (-one_d_rate * (u + one_d_weight_decay * p)).astype(u.dtype)
+
+        return jax.tree.map(step, updates, params), _RateState(optax.safe_increment(state.count))
+
+    return optax.chain(core, optax.GradientTransformation(lambda params: _RateState(jnp.zeros((), jnp.int32)), update))

@@ -179,15 +179,6 @@ def test_inverse_roots(method, x64):
         np.testing.assert_allclose(np.diag(below), [100.0, 0.5], rtol=1e-4)
 
 
-def test_half_precision_and_odd_leaves():
-    params = {"half": jnp.ones((1, 3), jnp.bfloat16), "scalar": jnp.float32(1.0), "empty": jnp.zeros((0, 3))}
-    tx = distributed_shampoo(0.1)
-    updates, state = jax.jit(tx.update)(params, tx.init(params), params)
-    assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda p: p.dtype, params)
-    assert {x.dtype for x in jax.tree.leaves(state[0])} == {np.dtype("int32"), np.dtype("float32")}
-    assert all(bool(jnp.isfinite(u).all()) for u in jax.tree.leaves(updates))
-
-
 def test_clear_errors():
     with pytest.raises(ValueError, match="grafting must be one of 'adam', 'rmsprop', .* got 'lion'"):
         distributed_shampoo(0.1, grafting="lion")

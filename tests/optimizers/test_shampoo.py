@@ -72,9 +72,10 @@ def test_equals_the_released_code(case, x64):
     tx = distributed_shampoo(RATE, **({"epsilon": 1e-6, "grafting_b2": 0.99} | options))
     ours = run(tx, *golden(leaves))
     for k in leaves:
-        # 30 float64 steps; factors begin with rank one, whose roots amplify rounding by up to epsilon^(-1/2) = 1e3;
-        # Newton stops a step earlier or later
-        np.testing.assert_allclose(ours[k], GOLDEN[f"{case}/{k}"], rtol=0, atol=1e-8 if case == "newton" else 1e-9)
+        # 30 float64 steps (measured: 6e-15, Newton 5e-14); the full 35 x 35 matrix of "vectors" has a null space until
+        # the end, where epsilon^(-1/2) = 1e3 amplifies rounding (1.4e-11)
+        tolerance = 1e-10 if case == "vectors" else 1e-12
+        np.testing.assert_allclose(ours[k], GOLDEN[f"{case}/{k}"], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("graft", ["adam", "adamw", "rmsprop", "adagrad", "sgd"])

@@ -289,9 +289,9 @@ def distributed_shampoo(
 
     >>> tx = distributed_shampoo(0.1)
     >>> w = jnp.eye(3)
-    >>> state = tx.init(w)
+    >>> state, update = tx.init(w), jax.jit(tx.update)
     >>> for _ in range(5):
-    ...     updates, state = tx.update(w, state, w)  # the gradient of |w|²/2
+    ...     updates, state = update(w, state, w)  # the gradient of |w|²/2
     ...     w = optax.apply_updates(w, updates)
     >>> round(float(w[0, 0]), 1)
     0.5

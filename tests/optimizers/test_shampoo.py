@@ -72,9 +72,10 @@ def test_equals_the_released_code(case, x64):
     tx = distributed_shampoo(RATE, **({"epsilon": 1e-6, "grafting_b2": 0.99} | options))
     ours = run(tx, *golden(leaves))
     for k in leaves:
-        # 30 float64 steps; factors begin with rank one, whose roots amplify rounding by up to epsilon^(-1/2) = 1e3;
-        # Newton stops a step earlier or later
-        np.testing.assert_allclose(ours[k], GOLDEN[f"{case}/{k}"], rtol=0, atol=1e-8 if case == "newton" else 1e-9)
+        # 30 float64 steps (measured: 6e-15, Newton 5e-14); the full 35 x 35 matrix of "vectors" has a null space until
+        # the end, where epsilon^(-1/2) = 1e3 amplifies rounding (1.4e-11)
+        tolerance = 1e-10 if case == "vectors" else 1e-12
+        np.testing.assert_allclose(ours[k], GOLDEN[f"{case}/{k}"], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("graft", ["adam", "adamw", "rmsprop", "adagrad", "sgd"])
@@ -177,15 +178,6 @@ def test_inverse_roots(method, x64):
     if method == "eigh":
         below = matrix_inverse_root(jnp.diag(jnp.array([-1e-9, 4.0])), root=2, epsilon=1e-4)
         np.testing.assert_allclose(np.diag(below), [100.0, 0.5], rtol=1e-4)
-
-
-def test_half_precision_and_odd_leaves():
-    params = {"half": jnp.ones((1, 3), jnp.bfloat16), "scalar": jnp.float32(1.0), "empty": jnp.zeros((0, 3))}
-    tx = distributed_shampoo(0.1)
-    updates, state = jax.jit(tx.update)(params, tx.init(params), params)
-    assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda p: p.dtype, params)
-    assert {x.dtype for x in jax.tree.leaves(state[0])} == {np.dtype("int32"), np.dtype("float32")}
-    assert all(bool(jnp.isfinite(u).all()) for u in jax.tree.leaves(updates))
 
 
 def test_clear_errors():

@@ -63,7 +63,8 @@ CLAIM = Claim(
     "held-out error at the worst of five rates over two decades.",
     tuning="17 rates from 1e-4 to 1e4, two in each decade, 3 other seeds on a validation split, for every arm: the rate with "
     "the lowest mean training loss, and the five neighbouring rates whose worst validation error is lowest on average. An "
-    "earlier run had rates up to 1e2, where the five of logistic regression ended",
+    "earlier run had rates up to 1e2, where those of logistic regression ended; Adam's five end at any end, since at large "
+    "rates only the scale of its logits depends on the rate",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=tuple(
         comparison

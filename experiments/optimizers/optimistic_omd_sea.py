@@ -12,7 +12,7 @@ from jaxtrain.optimizers import optimistic_omd, optimistic_omd_sea
 
 DIM, RADIUS = 5, 1.0
 ROUNDS = (500, 2000, 8000)
-SCALES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+SCALES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 TUNING_SEEDS = 4
 NOISE = 1.0
 
@@ -95,7 +95,7 @@ def _regret(key, scale, *, name, problem, rounds):
 
 
 def _arm(keys, smoke, *, name):
-    scales = SCALES[3:6] if smoke else SCALES
+    scales = SCALES[2:5] if smoke else SCALES
     horizons = [20, 40, 80] if smoke else ROUNDS
     others = jnp.tile(jax.random.split(jax.random.key(20_000), TUNING_SEEDS), len(scales))
     programs = {
@@ -148,9 +148,10 @@ CLAIM = Claim(
     "half the squared distance to random points, rate 2/t. Regret against the best fixed point, over the root of 8,000; "
     "its exponent between 500 and 8,000 rounds, of means over seeds (jackknife). Gradient descent has a constant rate for "
     "the number of rounds.",
-    tuning="one factor of the theoretical rate for random and drifting losses of all lengths, from 0.05 to 20 in 9 steps, "
+    tuning="one factor of the theoretical rate for random and drifting losses of all lengths, from 0.2 to 500 in 11 steps, "
     "for each arm by the geometric mean of its mean regrets of 4 other seeds: with a factor for each problem and length "
-    "there is nothing left to adapt to. The curved problem as in theory",
+    "there is nothing left to adapt to. The curved problem as in theory. A first grid ended at 20, which "
+    "gradient descent chose",
     arms={name: functools.partial(_arm, name=name) for name in ("optimistic", "gradient_descent")},
     comparisons=(
         Comparison(

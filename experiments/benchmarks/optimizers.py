@@ -8,6 +8,7 @@ is the model's. A method that works at a period is timed over whole periods.
 """
 
 import argparse
+import concurrent.futures
 import gc
 import importlib.util
 import time
@@ -69,26 +70,31 @@ def _nbytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def _lowered(entry: Entry, shapes_of: Any) -> tuple[optax.GradientTransformation, Any]:
+    """The transformation and its step on parameters of these shapes, traced but not yet compiled."""
+    tx = optax.with_extra_args_support(entry.make(entry.rate * 1e-3))
+
+    def step(params, state, grads):
+        given = {"value": jnp.ones(()), "hessian_diag": grads, "key": jax.random.key(0)}
+        asked = {"hessian_diag" if name == "grad_fn" else name for name in entry.asks}
+        updates, state = tx.update(grads, state, params, **{name: given[name] for name in asked})
+        return optax.apply_updates(params, updates), state
+
+    state = jax.eval_shape(tx.init, shapes_of)
+    return tx, jax.jit(step, donate_argnums=(0, 1)).lower(shapes_of, state, shapes_of)
+
+
 class _Run:
     """Steps of one optimizer from where it stopped, all buffers donated but the gradients'."""
 
-    def __init__(self, entry: Entry, params: Any, grads: Any):
-        tx = optax.with_extra_args_support(entry.make(entry.rate * 1e-3))
-        self.grads, self.steps = grads, entry.period
+    def __init__(self, tx: optax.GradientTransformation, step: Any, steps: int, params: Any, grads: Any):
+        self.step, self.grads, self.steps = step, grads, steps
         self.params = jax.tree.map(jnp.copy, params)
         # copied: a state may hold the very arrays of the parameters, which cannot be donated twice
-        self.state = jax.tree.map(jnp.copy, tx.init(self.params))
+        self.state = jax.tree.map(jnp.copy, jax.jit(tx.init)(self.params))
         self.state_bytes = _nbytes(self.state)
         # the gradients are only read; the parameters and the state are read and written
         self.bytes = 2 * (_nbytes(self.params) + self.state_bytes) + _nbytes(grads)
-
-        def step(params, state, grads):
-            given = {"value": jnp.ones(()), "hessian_diag": grads, "key": jax.random.key(0)}
-            asked = {"hessian_diag" if name == "grad_fn" else name for name in entry.asks}
-            updates, state = tx.update(grads, state, params, **{name: given[name] for name in asked})
-            return optax.apply_updates(params, updates), state
-
-        self.step = jax.jit(step, donate_argnums=(0, 1))
 
     def __call__(self) -> Any:
         for _ in range(self.steps):
@@ -99,9 +105,10 @@ class _Run:
 class _Torch:
     """PyTorch's fused optimizer on the same leaves, on the CPU."""
 
-    def __init__(self, name: str, params: Any):
+    def __init__(self, name: str, params: Any, steps: int):
         import torch
 
+        self.steps = steps
         self.params = [torch.from_numpy(np.array(p)) for p in jax.tree.leaves(params)]
         for p in self.params:
             p.grad = 0.1 * p + 0.01
@@ -109,7 +116,8 @@ class _Torch:
         self.optimizer = make(self.params, lr=1e-5, fused=True)
 
     def __call__(self) -> None:
-        self.optimizer.step()
+        for _ in range(self.steps):
+            self.optimizer.step()
 
 
 def _torch_twin(nearest: str) -> str | None:
@@ -121,12 +129,13 @@ def _torch_twin(nearest: str) -> str | None:
 class _Copy:
     """The floor: ``a + 1`` in place."""
 
-    def __init__(self, count: int):
-        self.a = jnp.zeros(count, jnp.float32)
+    def __init__(self, count: int, steps: int):
+        self.a, self.steps = jnp.zeros(count, jnp.float32), steps
         self.step = jax.jit(lambda a: a + 1, donate_argnums=0)
 
     def __call__(self) -> Any:
-        self.a = self.step(self.a)
+        for _ in range(self.steps):
+            self.a = self.step(self.a)
         return self.a
 
 
@@ -137,11 +146,13 @@ def measure(
     scale: float = 1.0,
     rounds: int = 15,
     seconds: float = 20.0,
+    repeat: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds, ratio to optax's nearest, to PyTorch and to the floor of every optimizer.
 
-    Each is timed in rounds of its own with its nearest and the copy, and freed: large models fit.
+    Each is timed in rounds of its own with its nearest and the copy, and freed: large models fit. Programs are
+    compiled side by side before.
 
     Args:
       names: which; None: all.
@@ -149,6 +160,7 @@ def measure(
       scale: of its width.
       rounds: how often each is timed; fewer where they would take longer than ``seconds``, never under 3.
       seconds: see there.
+      repeat: periods in one timing; with several the host hands over the next step while the device works.
       say: is told each result.
 
     Raises:
@@ -160,16 +172,26 @@ def measure(
     params = {n: 0.02 * jax.random.normal(jax.random.fold_in(key, i), s) for i, (n, s) in enumerate(leaves.items())}
     grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
     # well above the caches, however small the model
-    copy = _Copy(max(2 * sum(p.size for p in params.values()), 1 << 24))
-    for name in names or everything:
+    copy = _Copy(max(2 * sum(p.size for p in params.values()), 1 << 24), repeat)
+    shapes_of = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    names = list(names or everything)
+    needed = dict.fromkeys(n for name in names for n in (name, everything[name].nearest))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        traced = {name: _lowered(everything[name], shapes_of) for name in needed}
+        compiled = {name: pool.submit(lowered.compile) for name, (_, lowered) in traced.items()}
+        programs = {
+            name: (tx, compiled[name].result(), repeat * everything[name].period) for name, (tx, _) in traced.items()
+        }
+    say(f"compiled {len(programs)} programs")
+    for name in names:
         entry = everything[name]
-        calls: dict[str, Any] = {name: _Run(entry, params, grads)}
+        calls: dict[str, Any] = {name: _Run(*programs[name], params, grads)}
         if entry.nearest != name:
-            calls[entry.nearest] = _Run(everything[entry.nearest], params, grads)
+            calls[entry.nearest] = _Run(*programs[entry.nearest], params, grads)
         if twin := _torch_twin(entry.nearest):
-            calls["torch"] = _Torch(twin, params)
+            calls["torch"] = _Torch(twin, params, repeat)
         calls["copy"] = copy
-        for call in calls.values():  # compiles
+        for call in calls.values():  # the first steps may differ: bases are started
             jax.block_until_ready(call())
         start = time.perf_counter()
         for call in calls.values():
@@ -180,18 +202,18 @@ def measure(
         still = [n for n in leaves if not bool(jnp.any(run.params[n] != params[n]))]
         assert not still, f"{name} left {', '.join(still)} where they were"
         took = timings.seconds[name] / run.steps
-        floor = run.bytes * timings.seconds["copy"] / (2 * copy.a.nbytes)
+        floor = run.bytes * timings.seconds["copy"] / repeat / (2 * copy.a.nbytes)
         found[name] = {
             "ms": 1e3 * float(np.median(took)),
             "state B": run.state_bytes / sum(p.size for p in params.values()),
             "MB": run.bytes / 1e6,
-            "GB/s": 2e-9 * copy.a.nbytes / timings.median("copy"),
+            "GB/s": 2e-9 * repeat * copy.a.nbytes / timings.median("copy"),
             "× floor": float(np.median(took / floor)),
         }
-        nearest = timings.seconds[entry.nearest] / everything[entry.nearest].period
+        nearest = timings.seconds[entry.nearest] / calls[entry.nearest].steps
         found[name]["× nearest"] = float(np.median(took / nearest))
         if twin:
-            found[name]["× torch"] = float(np.median(took / timings.seconds["torch"]))
+            found[name]["× torch"] = float(np.median(took / timings.seconds["torch"] * repeat))
         say(f"{name}: {found[name]['ms']:.2f} ms, {found[name]['× floor']:.2f} × floor")
         del calls, run
         gc.collect()
@@ -251,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of the model's width")
     parser.add_argument("--rounds", type=int, default=15, help="how often each is timed, at most")
     parser.add_argument("--seconds", type=float, default=20.0, help="for the rounds of one optimizer, about")
+    parser.add_argument("--repeat", type=int, default=1, help="periods in one timing; 10 on accelerators")
     parser.add_argument("--only", nargs="+", choices=list(candidates()), metavar="NAME", help="these only")
     parser.add_argument("--page", metavar="FILE", help="also write the tables as a page of the documentation")
     arguments = parser.parse_args(argv)
@@ -263,12 +286,21 @@ def main(argv: list[str] | None = None) -> int:
             scale=arguments.scale,
             rounds=arguments.rounds,
             seconds=arguments.seconds,
+            repeat=arguments.repeat,
             say=lambda line: print(line, flush=True),
         )
         print(_about(tree, arguments.scale, results[tree]))
         print_table(TITLE, ("optimizer", *COLUMNS, "nearest"), _cells(results[tree]))
     if arguments.page:
-        words = ["jaxtrain bench optimizers", "--tree", *arguments.tree, "--scale", f"{arguments.scale:g}"]
+        words = [
+            "jaxtrain bench optimizers",
+            "--tree",
+            *arguments.tree,
+            "--scale",
+            f"{arguments.scale:g}",
+            "--repeat",
+            str(arguments.repeat),
+        ]
         with open(arguments.page, "w", encoding="utf-8") as file:
             file.write(page(results, arguments.scale, machine(), " ".join(words)))
     return 0

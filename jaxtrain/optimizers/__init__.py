@@ -3,43 +3,28 @@
 What an update may ask for besides gradients and parameters, as optax extra arguments. ``jaxtrain.training.make_step``
 gives what stands under "given"; the rest comes from its ``extra_args=``.
 
-=================  ==========================================================  =====  =================================
-extra argument     what it is                                                  given  asked for by
-=================  ==========================================================  =====  =================================
-``value``          the loss at the parameters                                  yes    optax's ``polyak_sgd``,
-                                                                                      ``alr_mag``, ``psps``, …
-``value_fn``       ``params -> loss`` on the same batch, with the same key     yes    optax's line searches, ``smb``,
-                                                                                      ``zeroth_order_updates``
-``grad_fn``        ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``psps``, ``smb``,
-                                                                                      ``svrg``, ``page``, ``storm``
-``key``            a typed key of this step's own                              yes    ``adahessian``, ``psps``, ``o2nc``,
-                                                                                      ``page``, ``zeroth_order_updates``
-``full_grad_fn``   ``params -> gradients`` over all data                       no     ``svrg``, ``page``
-``indices``        the numbers of the batch's examples in the data             no     ``saga``
-``mean_residual``  the mean of 1 / (1 + exp(margin)) over the batch            no     ``scale_by_mean_residual``
-``hessian_diag``   the diagonal of the Hessian, a tree like the parameters     no     ``adahessian``, ``psps`` (instead
-                                                                                      of ``grad_fn`` and ``key``)
-``half_grads``     the gradients of the two halves of the batch, a pair        no     ``agvm``
-``second_moment``  Adam's second moment before this update                     no     ``agvm`` (optional)
-=================  ==========================================================  =====  =================================
-====================  ==========================================================  =====  ===========================
+====================  ==========================================================  =====  =================================
 extra argument        what it is                                                  given  asked for by
-====================  ==========================================================  =====  ===========================
-``value``             the loss at the parameters                                  yes    optax's ``polyak_sgd``, …
-``value_fn``          ``params -> loss`` on the same batch, with the same key     yes    optax's line searches,
+====================  ==========================================================  =====  =================================
+``value``             the loss at the parameters                                  yes    optax's ``polyak_sgd``,
+                                                                                         ``alr_mag``, ``psps``, …
+``value_fn``          ``params -> loss`` on the same batch, with the same key     yes    optax's line searches, ``smb``,
                                                                                          ``zeroth_order_updates``
-``grad_fn``           ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``svrg``,
-                                                                                         ``page``, ``storm``,
-                                                                                         ``mars`` (exact)
-``key``               a typed key of this step's own                              yes    ``adahessian``, ``page``,
-                                                                                         ``zeroth_order_updates``
+``grad_fn``           ``params -> gradients`` on the same batch, same key         yes    ``adahessian``, ``psps``, ``smb``,
+                                                                                         exact ``mars``, ``svrg``,
+                                                                                         ``page``, ``storm``
+``key``               a typed key of this step's own                              yes    ``adahessian``, ``psps``, ``o2nc``,
+                                                                                         ``page``, ``zeroth_order_updates``
 ``full_grad_fn``      ``params -> gradients`` over all data                       no     ``svrg``, ``page``
 ``indices``           the numbers of the batch's examples in the data             no     ``saga``
-``prev_point_grads``  the gradients of this batch at the parameters before the    no     ``mars`` (exact, instead of
+``mean_residual``     the mean of 1 / (1 + exp(margin)) over the batch            no     ``scale_by_mean_residual``
+``prev_point_grads``  the gradients of this batch at the parameters before the    no     exact ``mars`` (instead of
                       last update, a tree like the parameters                            ``grad_fn``)
-``hessian_diag``      the diagonal of the Hessian, a tree like the parameters     no     ``adahessian`` (instead of
-                                                                                         ``grad_fn`` and ``key``)
-====================  ==========================================================  =====  ===========================
+``hessian_diag``      the diagonal of the Hessian, a tree like the parameters     no     ``adahessian``, ``psps`` (instead
+                                                                                         of ``grad_fn`` and ``key``)
+``half_grads``        the gradients of the two halves of the batch, a pair        no     ``agvm``
+``second_moment``     Adam's second moment before this update                     no     ``agvm`` (optional)
+====================  ==========================================================  =====  =================================
 """
 
 from jaxtrain.optimizers._blocks import block_and_merge_dims

@@ -47,19 +47,18 @@ class Site:
 
     @functools.cached_property
     def families(self) -> dict[str, list[Symbol]]:
-        """The public names of every page, functions before classes and constants, in the order of their file."""
+        """The public names of every page, functions first, and of these what papers name."""
         found = collections.defaultdict(list)
         for group in self.symbols.values():
             for symbol in group:
                 found[symbol.page].append(symbol)
-        order = {page: self._order(page) for page in found}
-        return {page: sorted(group, key=order[page]) for page, group in sorted(found.items())}
-
-    def _order(self, page: str):
-        # what a paper names first is what readers look for
         named = [name for paper, _ in self.papers for name in paper.symbols]
         rank = {name: i for i, name in reversed(list(enumerate(named)))}
-        return lambda s: (not s.is_function, s.is_class, rank.get(s.path, len(named)), s.node.lineno)
+
+        def place(s: Symbol) -> tuple:
+            return not s.is_function, s.is_class, s.name != s.family, rank.get(s.path, len(named)), s.node.lineno
+
+        return {page: sorted(group, key=place) for page, group in sorted(found.items())}
 
     @functools.cached_property
     def homes(self) -> dict[str, str]:
@@ -92,15 +91,15 @@ class Site:
                         found[word[1]].append((path.name, rows[0], row))
         return found
 
-    def state_of(self, name: str) -> StateSize | None:
-        """The size of the state of the transformation that a function makes, where it makes one."""
+    def state_of(self, name: str) -> tuple[StateSize, str] | None:
+        """The state's size of the transformation that a function makes, where it makes one, and the numbers chosen."""
         if name in self.by_path:
             if "GradientTransformation" not in source.signature(self.by_path[name]).rpartition("->")[2]:
                 return None
         elif not name.startswith("optax."):
             return None
-        tx = example_of(papers.find_symbol(name))
-        return None if tx is None else state_size(tx)
+        example = example_of(papers.find_symbol(name))
+        return None if example is None else (state_size(example.tx), example.chosen)
 
     def link(self, page: str, module: str = "", owner: str = "") -> Link:
         """Finds what a docstring of ``module`` refers to, as an address from ``page``; notes in ``wrong`` what is not there.
@@ -245,11 +244,13 @@ def _family_page(site: Site, page: str) -> str:
         if len(names) > 60:
             names = "(\n    " + ",\n    ".join(s.name for s in callables) + ",\n)"
         lines += ["```python", f"from jaxtrain.{group[0].stage} import {names}", "```", ""]
-    sized = [(s, size) for s in group if s.is_function and (size := site.state_of(s.path))]
+    sized = [(s, *found) for s in group if s.is_function and (found := site.state_of(s.path))]
     if sized:
         lines += [f"| | bytes of state a parameter: {SIDE} × {SIDE} float32 matrix | float32 vector of {SIDE} |"]
         lines += ["|---|---|---|"]
-        lines += [f"| [`{s.name}`](#{s.path}) | {size.matrix:.4g} | {size.vector:.4g} |" for s, size in sized]
+        for s, size, chosen in sized:
+            call = f"{s.name}({chosen})" if chosen else s.name
+            lines.append(f"| [`{call}`](#{s.path}) | {size.matrix:.4g} | {size.vector:.4g} |")
         lines.append("")
     for symbol in group:
         lines += _symbol(site, symbol, page)
@@ -269,9 +270,10 @@ def _symbol(site: Site, symbol: Symbol, page: str) -> list[str]:
         lines += ["| name | says |", "|---|---|"]
         lines += [f"| {inline(str(key))} | {cell(inline(str(says)))} |" for key, says in value.items()]
         lines.append("")
-    for name, head, row in site.costs.get(symbol.name, ()):
-        rule = re.sub(r"[^|]+", "---", head)
-        lines += [f"**Cost**, from [{name.removesuffix('.md')}]({relative(name, page)})", "", head, rule, row, ""]
+    costs = site.costs.get(symbol.name, ())
+    for name, head in dict.fromkeys((name, head) for name, head, _ in costs):
+        lines += [f"**Cost**, from [{name.removesuffix('.md')}]({relative(name, page)})", ""]
+        lines += [head, re.sub(r"[^|]+", "---", head), *(c[2] for c in costs if c[:2] == (name, head)), ""]
     for method in symbol.methods():
         lines += [f"### {method.name} {{ #{method.path} }}", "", "```python", source.signature(method), "```", ""]
         lines += [to_markdown(method.doc, link), ""]
@@ -298,10 +300,11 @@ def _foreign(site: Site, name: str) -> list[str]:
     except (TypeError, ValueError):
         pass
     lines += [f"Of {name.partition('.')[0]}, with our oracle and our measurement of its claim.", ""]
-    if size := site.state_of(name):
+    if state := site.state_of(name):
+        size, chosen = state
         lines += [
             f"State: {size.matrix:.4g} bytes a parameter for a {SIDE} × {SIDE} float32 matrix, {size.vector:.4g} for a "
-            f"vector of {SIDE}.",
+            f"vector of {SIDE}" + (f" (with {chosen})." if chosen else "."),
             "",
         ]
     return lines

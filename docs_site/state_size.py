@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 SIDE = 256
-_NUMBERS = (0.5, 1, 10)
+_NUMBERS = (0.5, 1, 10, 0.1)
+_RATES = ("learning_rate", "schedule")
 
 
 class StateSize(NamedTuple):
@@ -40,10 +41,27 @@ def _bytes_per_parameter(tx: optax.GradientTransformation, shape: tuple[int, ...
     return sum(x.size * x.dtype.itemsize for x in leaves if x.size > 1) / params["w"].size
 
 
-def example_of(make: Callable[..., Any]) -> optax.GradientTransformation | None:
+class Example(NamedTuple):
+    """A transformation made for its size.
+
+    Attributes:
+      tx: the transformation.
+      chosen: numbers that its factory has no defaults for, as in a call; rates, which no size depends on, are left out.
+    """
+
+    tx: optax.GradientTransformation
+    chosen: str
+
+
+def example_of(make: Callable[..., Any]) -> Example | None:
     """A transformation from its factory, with plain values where an argument has no default, or None.
 
     Numbers are tried from a few, a wrapped transformation is one without state: what is found is the factory's own.
+
+    >>> def momentum(learning_rate: float, decay: float):
+    ...     return optax.sgd(learning_rate, momentum=decay)
+    >>> example_of(momentum).chosen
+    'decay=0.5'
     """
     try:
         needed = [
@@ -62,7 +80,8 @@ def example_of(make: Callable[..., Any]) -> optax.GradientTransformation | None:
             state_size(tx)
         except Exception:  # whatever a factory says to a value that does not suit it: the next one, or no size
             continue
-        return tx
+        told = {p.name: value for p, value in zip(needed, values, strict=True) if p.name not in _RATES}
+        return Example(tx, ", ".join(f"{k}={v}" for k, v in told.items() if isinstance(v, int | float)))
     return None
 
 
@@ -70,6 +89,6 @@ def _choices(parameter: inspect.Parameter) -> tuple[Any, ...]:
     text = parameter.annotation if isinstance(parameter.annotation, str) else str(parameter.annotation)
     if "GradientTransformation" in text:
         return (optax.identity(),)
-    if parameter.name in ("learning_rate", "schedule") or "float" in text or "int" in text:
+    if parameter.name in _RATES or "float" in text or "int" in text:
         return _NUMBERS
     return ()

@@ -200,15 +200,16 @@ def test_a_reference_to_nothing_is_noted(site):
     ]
 
 
-def test_state_sizes_are_those_that_are_known():
+def test_state_sizes_are_those_that_are_known(pages):
     assert state_size(optax.adam(1e-3)) == StateSize(8.0, 8.0)
     assert state_size(optax.sgd(1e-3)) == StateSize(0.0, 0.0)
     assert state_size(optax.sgd(1e-3, momentum=0.9)) == StateSize(4.0, 4.0)
     # Adam's two moments, and two covariances and two bases of 256 x 256
     assert state_size(soap(1e-3)) == StateSize(24.0, 8.0)
-    assert state_size(example_of(optax.adamw)) == StateSize(8.0, 8.0)
+    assert state_size(example_of(optax.adamw).tx) == StateSize(8.0, 8.0)
     assert example_of(lambda params_of_another_kind: optax.adam(1e-3)) is None
     assert example_of(lambda decay=0.5: decay) is None
+    assert "| [`lawa(window=1)`](#jaxtrain.averaging.lawa) | 4 | 4 |" in pages["averaging/lawa.md"]
 
 
 def test_dead_links_are_found(tmp_path):

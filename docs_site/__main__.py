@@ -61,6 +61,16 @@ def navigation(site: Site, pages: dict[str, str | bytes]) -> list:
     return [*menu, {"More": more}] if more else menu
 
 
+def build(settings: Path) -> None:
+    """Lets MkDocs build; its warnings are errors."""
+    from mkdocs.commands.build import build as make
+    from mkdocs.config import load_config
+
+    config = load_config(str(settings), strict=True)
+    config.plugins.on_startup(command="build", dirty=False)
+    make(config)
+
+
 def faults(site: Site, built: Path) -> list[str]:
     """What is wrong with the built site, a message each."""
     found = links.dead_links(built)
@@ -84,13 +94,10 @@ def main() -> int:
     except source.SourceError as error:
         wrong = [str(error)]
     if not wrong:
-        from mkdocs.__main__ import cli as mkdocs
-
         try:
-            mkdocs(["--quiet", "build", "--strict", "--clean", "-f", str(ROOT / "build" / "docs" / "mkdocs.yml")])
-        except SystemExit as stop:
-            if stop.code:
-                return 1
+            build(ROOT / "build" / "docs" / "mkdocs.yml")
+        except SystemExit:  # of MkDocs: it has said what its warnings were
+            return 1
         except ValueError as error:  # of mathematics.py
             wrong = [str(error)]
         wrong = wrong or faults(site, ROOT / "site")

@@ -92,7 +92,7 @@ class Site:
         return found
 
     def state_of(self, name: str) -> tuple[StateSize, str] | None:
-        """The state's size of the transformation that a function makes, where it makes one, and the numbers chosen."""
+        """The state's size of the transformation that a function makes, where it makes one, and the integers chosen."""
         if name in self.by_path:
             if "GradientTransformation" not in source.signature(self.by_path[name]).rpartition("->")[2]:
                 return None

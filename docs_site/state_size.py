@@ -11,7 +11,6 @@ import optax
 
 SIDE = 256
 _NUMBERS = (0.5, 1, 10, 0.1)
-_RATES = ("learning_rate", "schedule")
 
 
 class StateSize(NamedTuple):
@@ -46,7 +45,8 @@ class Example(NamedTuple):
 
     Attributes:
       tx: the transformation.
-      chosen: numbers that its factory has no defaults for, as in a call; rates, which no size depends on, are left out.
+      chosen: integers that its factory has no defaults for, as in a call. A size may depend on them; on numbers that
+        may be traced it cannot.
     """
 
     tx: optax.GradientTransformation
@@ -58,10 +58,10 @@ def example_of(make: Callable[..., Any]) -> Example | None:
 
     Numbers are tried from a few, a wrapped transformation is one without state: what is found is the factory's own.
 
-    >>> def momentum(learning_rate: float, decay: float):
-    ...     return optax.sgd(learning_rate, momentum=decay)
-    >>> example_of(momentum).chosen
-    'decay=0.5'
+    >>> def memory(learning_rate: float, length: int):
+    ...     return optax.lbfgs(learning_rate, memory_size=length)
+    >>> example_of(memory).chosen
+    'length=1'
     """
     try:
         needed = [
@@ -80,8 +80,8 @@ def example_of(make: Callable[..., Any]) -> Example | None:
             state_size(tx)
         except Exception:  # whatever a factory says to a value that does not suit it: the next one, or no size
             continue
-        told = {p.name: value for p, value in zip(needed, values, strict=True) if p.name not in _RATES}
-        return Example(tx, ", ".join(f"{k}={v}" for k, v in told.items() if isinstance(v, int | float)))
+        told = (f"{p.name}={value}" for p, value in zip(needed, values, strict=True) if p.annotation in (int, "int"))
+        return Example(tx, ", ".join(told))
     return None
 
 
@@ -89,6 +89,6 @@ def _choices(parameter: inspect.Parameter) -> tuple[Any, ...]:
     text = parameter.annotation if isinstance(parameter.annotation, str) else str(parameter.annotation)
     if "GradientTransformation" in text:
         return (optax.identity(),)
-    if parameter.name in _RATES or "float" in text or "int" in text:
+    if parameter.name in ("learning_rate", "schedule") or "float" in text or "int" in text:
         return _NUMBERS
     return ()

@@ -14,7 +14,7 @@ from typing import Any
 from docs_site import source
 from docs_site.docstrings import Link, inline, to_markdown
 from docs_site.source import Symbol
-from docs_site.state_size import SIDE, StateSize, example_of, state_size
+from docs_site.state_size import SIDE, Example, example_of
 from jaxtrain import papers
 from jaxtrain.papers import Paper, Status
 
@@ -91,15 +91,14 @@ class Site:
                         found[word[1]].append((path.name, rows[0], row))
         return found
 
-    def state_of(self, name: str) -> tuple[StateSize, str] | None:
+    def state_of(self, name: str) -> Example | None:
         """The state's size of the transformation that a function makes, where it makes one, and the integers chosen."""
         if name in self.by_path:
             if "GradientTransformation" not in source.signature(self.by_path[name]).rpartition("->")[2]:
                 return None
         elif not name.startswith("optax."):
             return None
-        example = example_of(papers.find_symbol(name))
-        return None if example is None else (state_size(example.tx), example.chosen)
+        return example_of(papers.find_symbol(name))
 
     def link(self, page: str, module: str = "", owner: str = "") -> Link:
         """Finds what a docstring of ``module`` refers to, as an address from ``page``; notes in ``wrong`` what is not there.
@@ -213,17 +212,18 @@ def _stage_page(site: Site, stage: str, about: str) -> str:
     lines = [f"# jaxtrain.{stage}", "", doc, ""]
     if about:
         lines += ["## Signature", "", about, ""]
-    lines += ["## Methods", "", "| page | what is there | functions | papers |", "|---|---|---|---|"]
+    lines += ["## Methods", "", "| page | functions |", "|---|---|"]
     for name, group in site.families.items():
         if name.startswith(f"{stage}/"):
             said = inline(source.module_doc(site.root, group[0].module).partition("\n\n")[0])
             names = [s for s in group if s.is_function] or group
             links = ", ".join(f"[`{s.name}`]({relative(s.url, page)})" for s in names)
-            at_home = "<br>".join(
-                f"[{p.slug}]({relative(site.homes[p.id], page)}) {badge(s.verdict or s.label)}"
+            told = [f"**[{group[0].family}]({relative(name, page)})**", cell(said)]
+            told += [
+                f"[{p.id}]({relative(site.homes[p.id], page)}) {badge(s.verdict or s.label)}"
                 for p, s in site.at_home(name)
-            )
-            lines.append(f"| [{group[0].family}]({relative(name, page)}) | {cell(said)} | {links} | {at_home} |")
+            ]
+            lines.append(f"| {'<br>'.join(told)} | {links} |")
     return "\n".join(lines) + "\n"
 
 

@@ -139,6 +139,8 @@ def _exported(path: Path) -> list[str] | None:
 def _find(root: Path, stage: str, name: str, module: str, wanted: str | None = None) -> Symbol:
     """Follows imports from the face of a stage to the definition."""
     wanted = wanted or name
+    if not _file(root, module).is_file():
+        raise SourceError(f"jaxtrain.{stage} imports {name!r} from {module}, which there is not")
     body = _parse(_file(root, module)).body
     for i, node in enumerate(body):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == wanted:

@@ -41,27 +41,27 @@ def _bytes_per_parameter(tx: optax.GradientTransformation, shape: tuple[int, ...
 
 
 class Example(NamedTuple):
-    """A transformation made for its size.
+    """The size of what a factory makes.
 
     Attributes:
-      tx: the transformation.
+      size: the size.
       chosen: integers that its factory has no defaults for, as in a call. A size may depend on them; on numbers that
         may be traced it cannot.
     """
 
-    tx: optax.GradientTransformation
+    size: StateSize
     chosen: str
 
 
 def example_of(make: Callable[..., Any]) -> Example | None:
-    """A transformation from its factory, with plain values where an argument has no default, or None.
+    """The size of a factory's transformation, with plain values where an argument has no default, or None.
 
     Numbers are tried from a few, a wrapped transformation is one without state: what is found is the factory's own.
 
     >>> def memory(learning_rate: float, length: int):
     ...     return optax.lbfgs(learning_rate, memory_size=length)
-    >>> example_of(memory).chosen
-    'length=1'
+    >>> example_of(memory)
+    Example(size=StateSize(matrix=20.0, vector=20.0), chosen='length=1')
     """
     try:
         needed = [
@@ -77,11 +77,11 @@ def example_of(make: Callable[..., Any]) -> Example | None:
             tx = make(**{p.name: value for p, value in zip(needed, values, strict=True)})
             if not (hasattr(tx, "init") and hasattr(tx, "update")):
                 return None
-            state_size(tx)
+            size = state_size(tx)
         except Exception:  # whatever a factory says to a value that does not suit it: the next one, or no size
             continue
         told = (f"{p.name}={value}" for p, value in zip(needed, values, strict=True) if p.annotation in (int, "int"))
-        return Example(tx, ", ".join(told))
+        return Example(size, ", ".join(told))
     return None
 
 

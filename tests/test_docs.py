@@ -11,7 +11,7 @@ import pytest
 from docs_site import __main__ as build
 from docs_site import library, links, reference, source
 from docs_site.docstrings import to_markdown
-from docs_site.state_size import StateSize, example_of, state_size
+from docs_site.state_size import Example, StateSize, example_of, state_size
 from jaxtrain.optimizers import eigenbasis_qr_update, soap
 from jaxtrain.papers import Status
 
@@ -134,7 +134,9 @@ def test_public_names_without_a_docstring_are_named(tmp_path):
 
 def test_a_name_that_is_exported_and_not_there_is_an_error(tmp_path):
     with pytest.raises(source.SourceError, match=r"jaxtrain\.losses exports 'gone'"):
-        _package(tmp_path, __init__='__all__ = ["gone"]\n')
+        _package(tmp_path / "a", __init__='__all__ = ["gone"]\n')
+    with pytest.raises(source.SourceError, match=r"jaxtrain\.losses imports 'f' from jaxtrain\.losses\.b, which"):
+        _package(tmp_path / "b", __init__='from jaxtrain.losses.b import f\n__all__ = ["f"]\n')
 
 
 def test_everything_public_is_documented(site):
@@ -178,7 +180,7 @@ def test_a_paper_that_optax_serves_has_a_page_of_its_own(site):
     paper = dataclasses.replace(
         site.papers[0][0], symbols=("optax.adamw",), claim="", oracles=("tests/test_a.py::test_b",)
     )
-    other = reference.Site(site.root, site.symbols, [(paper, Status("complete", "", ()))])
+    other = reference.Site(site.root, {}, [(paper, Status("complete", "", ()))])
     page = reference.pages(other)[f"catalogue/{paper.slug}.md"]
     assert page.startswith(f"# {paper.title} {{ #{paper.id} }}\n")
     assert "optax.adamw(learning_rate, " in page
@@ -206,7 +208,7 @@ def test_state_sizes_are_those_that_are_known(pages):
     assert state_size(optax.sgd(1e-3, momentum=0.9)) == StateSize(4.0, 4.0)
     # Adam's two moments, and two covariances and two bases of 256 x 256
     assert state_size(soap(1e-3)) == StateSize(24.0, 8.0)
-    assert state_size(example_of(optax.adamw).tx) == StateSize(8.0, 8.0)
+    assert example_of(optax.adamw) == Example(StateSize(8.0, 8.0), "")
     assert example_of(lambda params_of_another_kind: optax.adam(1e-3)) is None
     assert example_of(lambda decay=0.5: decay) is None
     assert "| [`lawa(window=1)`](#jaxtrain.averaging.lawa) | 4 | 4 |" in pages["averaging/lawa.md"]

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKDIR ?= runs/digits
 
-.PHONY: run test lint readme clean
+.PHONY: run test lint readme docs clean
 
 run: $(VENV)/.installed-experiments
 	@$(BIN)/jaxtrain run digits --workdir $(WORKDIR)
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-test
 readme: $(VENV)/.installed-test
 	@$(BIN)/python -m jaxtrain.papers README.md
 	@$(BIN)/python -m experiments.readme
+
+# The documentation as pages in site/; fails on a missing docstring, a dead link, a formula that is none.
+docs: $(VENV)/.installed-docs
+	@$(BIN)/python -m docs_site
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -34,4 +38,4 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist site

@@ -15,6 +15,8 @@ ModelState: TypeAlias = Any
 """Any pytree that the model changes itself, such as BatchNorm's running statistics. Empty: ``{}``."""
 
 OptState: TypeAlias = Any
+"""The state of an optimizer, as its ``init`` makes it."""
+
 Batch: TypeAlias = Any
 """Any pytree of arrays whose leading axes agree: the examples."""
 
@@ -22,11 +24,13 @@ Key: TypeAlias = _Key[Array, ""]
 """One typed key, as ``jax.random.key`` makes it."""
 
 Scalar: TypeAlias = Float[Array, ""]
+"""One floating number: a loss."""
 
 Number: TypeAlias = float | int | np.number | np.ndarray | Array
 """A numeric hyperparameter: it may be traced, so that a whole grid of them is one program."""
 
 Metrics: TypeAlias = dict[str, Array]
+"""What is reported of a step, by name."""
 
 
 class Aux(NamedTuple):

@@ -79,6 +79,7 @@ RULES: Mapping[str, Rule] = {
         options={"eps": 0.0},
     ),
 }
+"""What ``jaxtrain merge --rule`` knows, by name."""
 
 
 def read_options(rule: Rule, name: str, settings: Sequence[str]) -> dict[str, float]:

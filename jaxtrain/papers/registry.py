@@ -15,6 +15,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 STATUSES = ("planned", "partial", "complete")
+"""What a paper can be: without a row, with a row that something is missing of, or with everything."""
+
 _ROW_FIELDS = {"symbols", "oracles", "claim", "notes"}
 
 

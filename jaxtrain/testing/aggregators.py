@@ -32,6 +32,7 @@ AGGREGATOR_LAWS: Mapping[str, str] = {
     "linear_under_scaling": "scaling gradient i by a_i > 0 is linear in a (only where it is asked for)",
     "non_conflicting": "no negative inner product with a gradient (only where it is asked for)",
 }
+"""The laws that :func:`check_aggregator` checks, and what each says."""
 
 
 def find_aggregator_violations(

@@ -28,6 +28,7 @@ ESTIMATOR_LAWS: Mapping[str, str] = {
     "vmap": "vmap gives what the loop gives",
     "bias": "the mean over keys is what is said, to the bias that is declared and five standard errors",
 }
+"""The laws that :func:`check_estimator` checks, and what each says."""
 
 
 def find_estimator_violations(

@@ -21,6 +21,7 @@ INITIALIZER_LAWS: Mapping[str, str] = {
     "mean": "the mean that was said, to five standard errors",
     "std": "the standard deviation that was said, to five standard errors",
 }
+"""The laws that :func:`check_initializer` checks, and what each says."""
 
 
 def find_initializer_violations(

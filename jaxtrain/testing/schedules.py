@@ -19,6 +19,7 @@ SCHEDULE_LAWS: Mapping[str, str] = {
     "scan": "it runs inside lax.scan with the same values",
     "no_retrace": "one trace serves every step",
 }
+"""The laws that :func:`check_schedule` checks, and what each says."""
 
 
 def find_schedule_violations(

@@ -141,7 +141,7 @@ def loss_scaling(
 
     .. math:: g = \tfrac1s \nabla(s\,L), \qquad s \leftarrow \begin{cases}
         \max(s \cdot \text{backoff}, s_{\min}) & g \text{ not finite} \\
-        \min(s \cdot \text{growth}, s_{\max}) & \text{growth_interval finite ones since the last change} \\
+        \min(s \cdot \text{growth}, s_{\max}) & \text{growth\_interval finite ones since the last change} \\
         s & \text{else.} \end{cases}
 
     The scale lives in the model state, ``LossScaled(model_state, scale, good_steps)``: start with

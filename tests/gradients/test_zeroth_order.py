@@ -324,7 +324,20 @@ def test_as_an_updater_it_keeps_the_laws():
     """It looks at no gradient: neither zeros nor NaN in it change anything."""
     check_gradient_transformation(
         factory=zeroth_order_updates,
-        hyperparams={"directions": 2, "smoothing": 1e-2},
+        hyperparams={"smoothing": 1e-2},
         static_args=("directions", "distribution", "scheme", "parallel"),
         non_finite=None,
+        # without a state there is nothing to save or to accumulate
+        laws=(
+            "stable_state",
+            "dtype",
+            "extra_args",
+            "jit",
+            "no_retrace",
+            "scan",
+            "vmap",
+            "sharded",
+            "masked",
+            "zero_gradients",
+        ),
     )

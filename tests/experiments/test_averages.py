@@ -30,7 +30,7 @@ def test_lanczos_finds_the_largest_eigenvalue_of_the_hessian(x64):
 
 def test_every_run_is_read_to_the_last_average():
     """Traced, not computed: a name, a kind or an index that is wrong fails while tracing."""
-    problem = averages.digits(True)
+    problem = averages.PROBLEMS["digits"](True)
     count = 0
     for run in averages.runs(problem):
         trace = jax.eval_shape(lambda key, run=run: averages._trace(problem, run, key), jax.random.key(0))

@@ -193,8 +193,6 @@ def test_merged_buckets_break_no_sooner_than_their_margins_allow(x64):
 def test_jit_vmap_and_dtypes():
     tables = jnp.asarray(np.load(GOLDEN)["plackett_luce_4"][:3], jnp.float32)
     for f in (
-        ev.copeland_ranking,
-        ev.kemeny_ranking,
         functools.partial(ev.kemeny_ranking, method="local_search"),
         functools.partial(ev.bucket_merge_consensus, threshold=0.1),
     ):

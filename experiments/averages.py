@@ -2,7 +2,7 @@
 
     python -m experiments.averages
 
-writes ``results/averages.json``, a table ``results/averages.md`` and a figure ``results/averages.png``; ``--smoke`` tries
+writes ``results/averages.json``, the page ``docs/averages.md`` and its figure ``results/averages.png``; ``--smoke`` tries
 it and writes nothing. In a run at a constant rate all averages that only look are read at the same checkpoints. What
 changes the run itself (a decaying rate, Switch EMA, Lookahead, schedule-free) has a run of its own, from the same start
 over the same batches. Windows are set as a share of the run, none is tuned, and the rate is one for all: the table says
@@ -26,147 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import data, supervised
+from experiments._averages_page import draw, page
+from experiments._averages_problems import PROBLEMS, Problem
 from experiments._flatness import top_hessian_eigenvalue
 from jaxtrain import averaging as a
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent
+RESULT, FIGURE = ROOT / "results" / "averages.json", ROOT / "results" / "averages.png"
+PAGE = ROOT.parent / "docs" / "averages.md"
 CHECKPOINTS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What is trained, and what is measured of it.
-
-    Attributes:
-      says: data, model, optimizer, in words.
-      init: ``key -> params``.
-      loss: ``(params, batch) -> scalar``.
-      batch: ``key -> batch``.
-      training: batch on which the training loss and its Hessian are taken.
-      validation: batch for SWAD.
-      measure: ``params -> number`` on test data.
-      metric: what it is.
-      optimizer: ``learning rate (or schedule) -> transformation``.
-      schedule_free: its schedule-free form at a constant rate.
-      rate: the learning rate.
-      steps: of a run, a multiple of ``CHECKPOINTS``.
-      seeds: how many.
-    """
-
-    says: str
-    init: Callable[[jax.Array], Any]
-    loss: Callable[[Any, Any], jax.Array]
-    batch: Callable[[jax.Array], Any]
-    training: Any
-    validation: Any
-    measure: Callable[[Any], jax.Array]
-    metric: str
-    optimizer: Callable[[Any], optax.GradientTransformation]
-    schedule_free: Callable[[float], optax.GradientTransformation]
-    rate: float
-    steps: int
-    seeds: int
-
-
-def _images(says, x, y, *, sizes, train, validation, rate, batch, steps, seeds):
-    """An MLP on images, of which the last are to test on."""
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    test = slice(train + validation, None)
-
-    def optimizer(rate):
-        return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9))
-
-    def schedule_free(rate):
-        # momentum is schedule-free's own
-        return optax.contrib.schedule_free(
-            optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(10 * rate)), 10 * rate, b1=0.9
-        )
-
-    def draw(key):
-        i = jax.random.randint(key, (batch,), 0, train)
-        return x[i], y[i]
-
-    return Problem(
-        says=says,
-        init=functools.partial(supervised.mlp, sizes=sizes),
-        loss=lambda params, batch: supervised.cross_entropy(params, *batch),
-        batch=draw,
-        training=(x[:500], y[:500]),
-        validation=(x[train : train + validation], y[train : train + validation]),
-        measure=lambda params: supervised.accuracy(params, x[test], y[test]),
-        metric="test accuracy",
-        optimizer=optimizer,
-        schedule_free=schedule_free,
-        rate=rate,
-        steps=steps,
-        seeds=seeds,
-    )
-
-
-def digits(smoke: bool) -> Problem:
-    """scikit-learn's digits and the MLP of the claims."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    order = np.random.default_rng(0).permutation(len(bunch.target))
-    x, y = (bunch.data[order] / 8 - 1).astype(np.float32), bunch.target[order].astype(np.int32)
-    return _images(
-        "500 training, 200 validation and 1,097 test images of scikit-learn's digits; MLP 64-128-10; SGD, rate 0.05, "
-        "momentum 0.9, weight decay 5e-4, batch 32, 1,200 steps",
-        x, y, sizes=(64, 128, 10), train=500, validation=200, rate=0.05, batch=32,
-        steps=40 if smoke else 1200, seeds=2 if smoke else 4,
-    )  # fmt: skip
-
-
-def mnist(smoke: bool) -> Problem:
-    """5,000 MNIST digits."""
-    x, y = data.mnist_5k()
-    order = np.random.default_rng(0).permutation(len(y))
-    return _images(
-        "3,000 training, 500 validation and 1,500 test images of MNIST; MLP 784-64-10; SGD, rate 0.05, momentum 0.9, "
-        "weight decay 5e-4, batch 32, 800 steps",
-        x[order], y[order], sizes=(784, 64, 10), train=3000, validation=500, rate=0.05, batch=32,
-        steps=40 if smoke else 800, seeds=2,
-    )  # fmt: skip
-
-
-def transformer(smoke: bool) -> Problem:
-    """A small decoder on bytes of documentation; lower is better."""
-    from jaxtrain.workloads.bytes import Transformer, load
-
-    length, size = 32, 16
-    model = Transformer(width=32, layers=2, heads=2, length=length)
-    train, rest = (jnp.asarray(part, jnp.int32) for part in load())
-
-    def windows(text, starts):
-        return text[starts[:, None] + jnp.arange(length + 1)]
-
-    def loss(params, tokens):
-        logits = model.apply(params, tokens[:, :-1])
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
-
-    starts = np.random.default_rng(0).integers(0, len(rest) - length, 192)
-    test = windows(rest, jnp.asarray(starts[:128]))
-    return Problem(
-        says="0.4 MB of Python's documentation as bytes; decoder of width 32, two blocks, 32 bytes of context; AdamW, rate "
-        "0.003, batch 16, 400 steps; held-out bits per byte",
-        init=lambda key: model.init(key, jnp.zeros((1, length), jnp.int32)),
-        loss=loss,
-        batch=lambda key: windows(train, jax.random.randint(key, (size,), 0, len(train) - length)),
-        training=windows(train, jnp.asarray(np.random.default_rng(1).integers(0, len(train) - length, 64))),
-        validation=windows(rest, jnp.asarray(starts[128:])),
-        measure=lambda params: loss(params, test) / jnp.log(2.0),
-        metric="bits per byte",
-        optimizer=lambda rate: optax.adamw(rate, b2=0.99, weight_decay=0.01),
-        schedule_free=lambda rate: optax.contrib.schedule_free_adamw(rate, b2=0.99, weight_decay=0.01),
-        rate=3e-3,
-        steps=40 if smoke else 400,
-        seeds=2,
-    )
-
-
-PROBLEMS = {"digits": digits, "mnist_5k": mnist, "bytes": transformer}
 
 
 def observers(steps: int) -> dict[str, tuple[optax.GradientTransformation, type, int]]:
@@ -276,72 +144,6 @@ def measure(problem: Problem) -> dict[str, dict[str, Any]]:
     return found
 
 
-def table(result: dict[str, Any]) -> str:
-    """The page with the tables, from the result."""
-    lines = ["# Averages side by side", "", f"Written by `{result['command']}`.", ""]
-    lines += [(__doc__ or "").partition("``--smoke``")[2].partition("nothing. ")[2].strip(), ""]
-    lines += ["Mean over seeds ± standard deviation over seeds.", ""]
-    for name, found in result["problems"].items():
-        lines += [f"## {name}", "", f"{found['says']}; {found['seeds']} seeds.", ""]
-        lines += [f"| average | {found['metric']} | training loss | largest Hessian eigenvalue |", "|---|---|---|---|"]
-        for average, values in found["found"].items():
-            cells = []
-            for key, form in (
-                ("final", "{:.4f} ± {:.4f}"),
-                ("training_loss", "{:.4f} ± {:.4f}"),
-                ("sharpness", "{:.3g} ± {:.2g}"),
-            ):
-                cells.append(form.format(np.mean(values[key]), np.std(values[key], ddof=1)))
-            lines.append(f"| {average} | {' | '.join(cells)} |")
-        lines.append("")
-    cost = result["cost"]
-    lines += [
-        "## Cost of a step",
-        "",
-        f"{cost['machine']}. {cost['parameters']:,} parameters; SGD alone takes {cost['plain ms']:.2f} ms. What an average "
-        "adds, against the memory that it must move at the bandwidth of an in-place copy (`jaxtrain bench averaging`).",
-        "",
-        "| average | added ms | floor ms | × floor | models kept |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [f"| {' | '.join(row)} |" for row in cost["rows"]]
-    return "\n".join([*lines, "", "![averages](averages.png)"]) + "\n"
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Curves over the run, and the final value against flatness."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    problems = result["problems"]
-    figure, axes = plt.subplots(
-        2, len(problems), figsize=(4.2 * len(problems), 6.4), layout="constrained", squeeze=False
-    )
-    for (name, found), above, below in zip(problems.items(), *axes, strict=True):
-        last = np.array([np.mean(v["curve"], 0)[len(v["curve"][0]) // 4 :] for v in found["found"].values()])
-        for i, (average, values) in enumerate(found["found"].items()):
-            style = {"color": plt.get_cmap("tab20")(i % 20), "lw": 1.1, "label": average}
-            curve = np.mean(values["curve"], 0)
-            above.plot(np.linspace(0, 1, len(curve) + 1)[1:], curve, **style)
-            below.plot(np.mean(values["sharpness"]), np.mean(values["final"]), "o", ms=5, color=style["color"])
-        pad = 0.05 * (last.max() - last.min())
-        above.set_ylim(last.min() - pad, last.max() + pad)
-        above.set_title(f"{name}: {found['metric']}", fontsize=9, loc="left")
-        above.set_xlabel("share of the run", fontsize=8)
-        below.set_xscale("log")
-        below.set_xlabel("largest Hessian eigenvalue of the training loss", fontsize=8)
-        below.set_ylabel(found["metric"], fontsize=8)
-        for axis in (above, below):
-            axis.tick_params(labelsize=7)
-            axis.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=7)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
-
-
 def _plain(value: Any) -> Any:
     """Six significant digits."""
     if isinstance(value, dict):
@@ -360,13 +162,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(PROBLEMS), help="these only; nothing is written")
     parser.add_argument("--draw", action="store_true", help="table and figure again from the result that is there")
     arguments = parser.parse_args(argv)
-    file = RESULTS / "averages.json"
     if arguments.draw:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        result = json.loads(RESULT.read_text(encoding="utf-8"))
     else:
         from experiments.benchmarks import averaging
         from experiments.benchmarks._timing import machine
 
+        # first: what fails there fails at once
+        tried = arguments.smoke or arguments.only
+        cost = averaging.measure(scale=0.02 if tried else 1.0, rounds=1 if tried else 7)
         problems = {}
         for name in arguments.only or PROBLEMS:
             began = time.perf_counter()
@@ -384,12 +188,12 @@ def main(argv: list[str] | None = None) -> int:
                     f"{name:<10} {average:<24} {values['final'].mean():.4f} {values['sharpness'].mean():.4g}",
                     flush=True,
                 )
-        if arguments.smoke or arguments.only:
+        if tried:
             return 0
-        cost = averaging.measure(rounds=9)
         result = _plain(
             {
                 "command": "python -m experiments.averages",
+                "says": (__doc__ or "").partition("writes nothing. ")[2].strip(),
                 "problems": problems,
                 "cost": {
                     "machine": machine(),
@@ -402,10 +206,10 @@ def main(argv: list[str] | None = None) -> int:
                 "python": platform.python_version(),
             }
         )
-        file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    (RESULTS / "averages.md").write_text(table(result))
-    draw(result, RESULTS / "averages.png")
-    print("written: experiments/results/averages.json, .md and .png")
+        RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    PAGE.write_text(page(result))
+    draw(result, FIGURE)
+    print("written: experiments/results/averages.json, .png and docs/averages.md")
     return 0
 
 

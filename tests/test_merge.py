@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxtrain import averaging, cli
+from jaxtrain.merge import RULES
 from jaxtrain.merge._place import Place
 from jaxtrain.merge._runs import program_of, read_models
 from jaxtrain.training.checkpoint import Checkpointer
@@ -217,6 +218,37 @@ def test_greedy_choice(place, module, tmp_path, capsys):
     assert merged == pytest.approx(best) and merged >= max(alone) - 1e-7
 
 
+def test_rules_of_task_vectors(place, module, tmp_path):
+    """The first model is the base; against NumPy in float64."""
+    first, *others = _models(place, module, "b") + _models(place, module, "a")
+    leaves, structure = jax.tree.flatten(first)
+    vectors = np.stack(
+        [
+            np.concatenate(
+                [np.ravel(np.float64(x) - np.float64(b)) for x, b in zip(jax.tree.leaves(m), leaves, strict=True)]
+            )
+            for m in others
+        ]
+    )
+    kept = np.where(np.abs(vectors) >= np.sort(np.abs(vectors))[:, -(vectors.shape[1] // 2), None], vectors, 0)
+    sign = np.sign(kept.sum(axis=0))
+    agree = np.where((np.sign(kept) == sign) & (kept != 0), kept, 0)
+    want = {
+        "task_arithmetic": 0.25 * vectors.sum(axis=0),
+        "ties": 0.8 * agree.sum(axis=0) / np.maximum((agree != 0).sum(axis=0), 1),
+    }
+
+    def check(params, vector):
+        parts = np.split(vector, np.cumsum([x.size for x in leaves])[:-1])
+        shaped = [np.float64(b) + part.reshape(b.shape) for b, part in zip(leaves, parts, strict=True)]
+        _close(params, structure.unflatten(shaped))
+
+    assert _merge(place, tmp_path / "t", "--rule", "ties", "--set", "keep=0.5", "scale=0.8", runs=("b", "a")) == 0
+    check(_written(tmp_path / "t", module, seeds=(7,), rate=0.05).params, want["ties"])
+    stacked = averaging.stack_models([first, *others])
+    check(RULES["task_arithmetic"].apply(stacked, float, scale=0.25)[0], want["task_arithmetic"])
+
+
 def test_mistakes(place, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     other = tmp_path / "other"
@@ -241,6 +273,7 @@ def test_mistakes(place, tmp_path, capsys):
         ((["a"], ["--rule", "wise_ft", "--set", "alhpa=1"]), "no option of wise_ft 'alhpa'; did you mean alpha?"),
         ((["a"], ["--set", "alpha=1"]), "uniform has no options, got 'alpha=1'"),
         ((["a"], ["--rule", "wise_ft", "--set", "alpha=much"]), "alpha is a number, 'much' is none"),
+        ((["a"], ["--rule", "ties", "--set", "keep=2"]), "ties: keep must lie in [0.0, 1.0], got 2.0"),
         ((["a"], ["--batches", "0"]), "--batches must be at least 1, got 0"),
     ):
         folders = [str(place / f) if (place / f).is_dir() else f for f in words[0]]

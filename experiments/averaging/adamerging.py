@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.scipy.stats import rankdata
 
 from experiments import supervised as s
@@ -12,7 +13,7 @@ from experiments.averaging import _merging as m
 from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import adamerging_fit, adamerging_loss, merge_task_vectors, task_vectors, ties
 
-TASKS = 4
+TASKS, SIZES, BEFORE, RATE = 4, (64, 128, 128, 10), 3, 1e-3
 
 
 def _tasks(x):
@@ -27,16 +28,25 @@ def _with_head(head):
     return lambda body, x: s.logits([*body, head], x)
 
 
+def _pretrain(key, epochs):
+    """On MNIST in all four views, so that the base knows something of every task."""
+    data = m.mnist_8x8()
+    x, y = _tasks(data.x).reshape(-1, 64), np.tile(data.y, TASKS)
+    tx = optax.adam(optax.cosine_decay_schedule(3e-3, epochs * (len(y) // 100)))
+    both = s.Data(x, y, x, y)
+    return s.train(key, tx, both, init=functools.partial(s.mlp, sizes=SIZES), epochs=epochs, batch_size=100)[0].params
+
+
 def _models(key, data, epochs, before):
     """The body and the head of a pretrained network, and the body fine-tuned for every task."""
     common, runs = jax.random.split(key)
-    *base, head = m.pretrain(common, epochs=before)
+    *base, head = _pretrain(common, before)
 
     def loss(body, x, y):
         return s.cross_entropy([*body, head], x, y)
 
     def train(key, x):
-        return m.finetune(key, base, m.adam(epochs), x, jnp.asarray(data.y), epochs=epochs, loss=loss).params
+        return m.finetune(key, base, m.adam(epochs, RATE), x, jnp.asarray(data.y), epochs=epochs, loss=loss).params
 
     return base, head, jax.vmap(train)(jax.random.split(runs, TASKS), jnp.asarray(_tasks(data.x)))
 
@@ -47,7 +57,7 @@ def _accuracies(body, head, data):
 
 @m.once
 def _all(keys, smoke):
-    epochs, before, steps = (2, 1, 20) if smoke else (m.EPOCHS, m.BEFORE, 500)
+    epochs, before, steps = (2, 1, 20) if smoke else (m.EPOCHS, BEFORE, 500)
     data = s.digits(m.TRAIN, validation=False)
     tests = [jnp.asarray(x) for x in _tasks(data.held_x)]
 
@@ -105,11 +115,12 @@ CLAIM = Claim(
     says="Merging coefficients learnt for each layer by the entropy on unlabelled test images give a more accurate model "
     "of several tasks than one learnt for each task, which gives a more accurate one than task arithmetic with 0.3; "
     "entropy and loss go together.",
-    setup=m.GROUND + " by Adam with cosine decay, the head held, in four views: as they are, a quarter turn, inverted, "
-    "halves swapped. Mean accuracy over the four views of 1,297 test images. AdaMerging as in the paper: start 0.3, Adam "
+    setup="MLP 64-128-128-10 pretrained on 5,000 MNIST digits at 8 × 8 pixels (Adam, 3 epochs) in four views: as they are, a "
+    "quarter turn, inverted, halves swapped; fine-tuned for each view on 500 of scikit-learn's digits (10 epochs of batches "
+    "of 32, Adam 0.001 with cosine decay), the head held. Mean accuracy over the four views of 1,297 test images. AdaMerging as in the paper: start 0.3, Adam "
     "0.001, 500 steps of 16 test images of each task; TIES: 20 % kept, sum, 0.3. Rank correlation of entropy and "
     "cross-entropy over 16 uniform draws of coefficients, on 300 test images.",
-    tuning=m.TUNED + "; the rest as in the paper",
+    tuning="none: the rate of fine-tuning is fixed, all arms use the same models; the rest as in the paper",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=(
         Comparison("layers above tasks", "layer_wise", "task_wise", "mean_accuracy", "higher"),

@@ -14,6 +14,8 @@ from jaxtrain.averaging import balanced_finetune_loss, false_false_true_rate, ou
 PATCHES, COLOURS, NOISE, P = 32, 10, 1.0, 0.9
 SIZES = (64 + PATCHES * COLOURS, 64, 10)
 RATE, SMOOTHING, MIXUP, LOUDNESS = 3e-3, 0.1, 0.2, 5.0
+# of fine-tuning: from nearly the pretrained model to nearly forgetting it
+RATES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 def _picture(key, x, y, chance):
@@ -26,8 +28,8 @@ def _picture(key, x, y, chance):
     return jnp.concatenate([pixels, jax.nn.one_hot(colour, COLOURS).reshape(n, -1)], axis=1)
 
 
-def _train(key, params, x, y, steps, *, balanced):
-    tx = optax.adam(optax.cosine_decay_schedule(RATE, steps))
+def _train(key, params, x, y, steps, rate, *, balanced):
+    tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     def step(carry, key):
         params, state = carry
@@ -55,13 +57,15 @@ def _all(keys, smoke):
     x, y, held_x, held_y = (jnp.asarray(a) for a in data)
     first = jnp.arange(PATCHES) < PATCHES // 2
 
-    def measure(key):
+    def pretrained(key):
         k = jax.random.split(key, 8)
         one, two = _picture(k[0], x, y, 1.0 * first), _picture(k[1], x, y, 1.0 * ~first)
         shifted = _picture(k[2], held_x, held_y, jnp.full(PATCHES, 1 - P))
-        pre = _train(k[3], s.mlp(k[4], SIZES), one, y, steps, balanced=False)
-        tuned = _train(k[5], pre, two, y, steps, balanced=False)
-        modest = _train(k[5], pre, two, y, steps, balanced=True)
+        return _train(k[3], s.mlp(k[4], SIZES), one, y, steps, RATE, balanced=False), two, shifted, k[5]
+
+    def measure(start, rate):
+        pre, two, shifted, key = start
+        tuned, modest = (_train(key, pre, two, y, steps, rate, balanced=b) for b in (False, True))
         models = {
             "pretrained": pre,
             "finetuned": tuned,
@@ -74,27 +78,34 @@ def _all(keys, smoke):
         outputs["ensemble"] = output_space_ensemble(a, b)
         outputs["loud_ensemble"] = output_space_ensemble(a, LOUDNESS * b)
         answers = {name: z.argmax(-1) for name, z in outputs.items()}
-
-        def accuracy(answer):
-            return jnp.mean((answer == held_y).astype(jnp.float32))
-
         found = {
             name: {
-                "shifted_accuracy": accuracy(answers[name]),
+                "shifted_accuracy": jnp.mean((answers[name] == held_y).astype(jnp.float32)),
                 "confidence": jnp.mean(jnp.max(jax.nn.softmax(z), axis=-1)),
             }
             for name, z in outputs.items()
-        }
-        # both models' accuracies are the bar: the better of the two for each seed
-        found["better_model"] = {
-            "shifted_accuracy": jnp.maximum(accuracy(answers["pretrained"]), accuracy(answers["finetuned"]))
         }
         found["wise_ft"]["false_false_true"] = false_false_true_rate(
             answers["pretrained"], answers["finetuned"], answers["wise_ft"], held_y
         )
         return found
 
-    return jax.jit(jax.vmap(measure))(keys)
+    rates = jnp.array(RATES[:2] if smoke else RATES)
+    # three seeds to choose every arm's rate by
+    every = jnp.concatenate([jax.random.split(jax.random.key(20_000), 3), keys])
+    starts = jax.jit(lambda keys: jax.lax.map(pretrained, keys))(every)
+    # (rates, seeds)
+    grid = jax.jit(lambda starts: jax.lax.map(lambda r: jax.lax.map(lambda s: measure(s, r), starts), rates))(starts)
+    found = {}
+    for name, metrics in grid.items():
+        best = jnp.argmax(jnp.mean(metrics["shifted_accuracy"][:, :3], axis=1))
+        found[name] = {k: v[best, 3:] for k, v in metrics.items()}
+        found[name]["learning_rate"] = jnp.full(len(keys), rates[best])
+    # both models' accuracies are the bar: the better of the two for each seed
+    found["better_model"] = {
+        "shifted_accuracy": jnp.maximum(*(found[n]["shifted_accuracy"] for n in ("pretrained", "finetuned")))
+    }
+    return found
 
 
 def _arm(keys, smoke, *, name):
@@ -111,9 +122,10 @@ CLAIM = Claim(
     setup="500 of scikit-learn's digits for training, 1,297 for testing, pixels with noise of 1 (range 2), and 32 patches of "
     "10 colours. For pretraining 16 patches show the colour of the label and the others any, for fine-tuning the other 16; "
     "in the test every patch shows it with probability 0.1, else any colour. MLP 384-64-10, 300 steps of batches of 32 by "
-    "Adam (0.003, cosine) for each model; mixtures of one half; BANG: smoothing 0.1, Mixup 0.2; loud: logits of the "
+    "Adam with cosine decay for each model, the pretrained one at 0.003; mixtures of one half; BANG: smoothing 0.1, Mixup 0.2; loud: logits of the "
     "fine-tuned model times 5.",
-    tuning="none: one setting for all arms, fixed before the run; smoothing and Mixup as is usual",
+    tuning="the rate of fine-tuning, of 8 from 0.00001 to 0.1, for each arm by the shifted accuracy of 3 other seeds; "
+    "smoothing and Mixup as is usual",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=(
         Comparison("more accurate than the better model", "wise_ft", "better_model", "shifted_accuracy", "higher"),

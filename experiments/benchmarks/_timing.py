@@ -71,7 +71,12 @@ class Carried:
 
 
 def side_by_side(
-    candidates: Mapping[str, Callable[[], Any]], *, rounds: int = 21, warmup: int = 2, per_call: int = 1
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 21,
+    warmup: int = 2,
+    per_call: int = 1,
+    settle: bool = False,
 ) -> Timings:
     """Times the candidates in turns; the order moves on by one every round, so that nobody always goes first.
 
@@ -80,6 +85,8 @@ def side_by_side(
       rounds: how often each runs.
       warmup: rounds before, not counted (compilation, caches).
       per_call: units of work in a call; the seconds are divided by it.
+      settle: every timed call comes after a pause and one that is not timed. PyTorch's threads spin on for some milliseconds after
+        their work, on the cores that the next candidate wants: what takes 60 µs alone took 3,000 µs in its turn.
     """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -93,6 +100,9 @@ def side_by_side(
         for i in range(rounds):
             turn = i % len(names)
             for name in names[turn:] + names[:turn]:
+                if settle:
+                    time.sleep(0.02)
+                    jax.block_until_ready(candidates[name]())
                 start = time.perf_counter()
                 jax.block_until_ready(candidates[name]())
                 seconds[name].append((time.perf_counter() - start) / per_call)

@@ -1,5 +1,7 @@
 """The best setting of a grid by other seeds, with the one compiled program that is measured afterwards."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,3 +25,10 @@ def tuned(run, keys, grid, *, seeds=3):
     value = grid[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
     _, metrics = run(keys, jnp.tile(value, (count, 1)))
     return metrics, value
+
+
+def tuned_arm(run, keys, smoke, *, rates, others, name):
+    """:func:`tuned` of ``run(key, (rate, other))`` over all pairs of both, as an arm of a claim; the choice is in the metrics."""
+    grid = list(itertools.product(rates, others))
+    metrics, (rate, other) = tuned(jax.vmap(run), keys, grid[:2] if smoke else grid)
+    return metrics | {"learning_rate": jnp.full(len(keys), rate), name: jnp.full(len(keys), other)}

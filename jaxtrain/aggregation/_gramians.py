@@ -7,19 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxtrain.aggregation._trees import gramian, row_scales
+from jaxtrain.aggregation._trees import gramian, row_scales, square_gramian
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.tree import check_stack, weighted_sum
 
 
 def wide_gramian(gramian: Float[Array, "m n"], *, where: str) -> Float[Array, "m n"]:
     """The Gramian in single precision at least, constant in differentiation; raises where it is not square."""
-    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or gramian.shape[0] == 0:
-        raise ValueError(f"{where}: a Gramian has the shape (m, m) with m ≥ 1, got {gramian.shape}")
-    if not jnp.issubdtype(gramian.dtype, jnp.floating):
-        raise TypeError(f"{where}: the Gramian has dtype {gramian.dtype}; give a floating one")
     # a solver's branches have no useful derivative; the weights are constants, as in the papers' implementations
-    return jax.lax.stop_gradient(gramian.astype(jnp.promote_types(gramian.dtype, jnp.float32)))
+    return jax.lax.stop_gradient(square_gramian(gramian, where=where))
 
 
 def unit_gramian(g: Float[Array, "m m"]) -> tuple[Float[Array, "m m"], Float[Array, " m"], Float[Array, ""]]:

@@ -54,6 +54,15 @@ def gramian(
     return total if axis_name is None else jax.lax.psum(total, axis_name)
 
 
+def square_gramian(gramian: Array, *, where: str) -> Float[Array, "m m"]:
+    """The Gramian in single precision at least; raises where it is not square, empty or not floating."""
+    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or gramian.shape[0] == 0:
+        raise ValueError(f"{where}: a Gramian of inner products has the shape (m, m) with m ≥ 1, got {gramian.shape}")
+    if not jnp.issubdtype(gramian.dtype, jnp.floating):
+        raise TypeError(f"{where}: the Gramian has dtype {gramian.dtype}; give a floating one")
+    return _wide(gramian)
+
+
 def row_scales(stacked: Any, *, axis_name: str | None = None) -> Float[Array, " m"]:
     """For every gradient a power of two near its largest entry; 1 for a zero or a non-finite one.
 
@@ -174,9 +183,7 @@ def squared_distances(gramian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     >>> squared_distances(jnp.array([[1.0, 0.0], [0.0, 4.0]])).tolist()
     [[0.0, 5.0], [5.0, 0.0]]
     """
-    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or not gramian.shape[0]:
-        raise ValueError(f"a Gramian is a square matrix of inner products, got shape {gramian.shape}")
-    g = _wide(gramian)
+    g = square_gramian(gramian, where="squared_distances")
     lengths = jnp.diagonal(g)
     both = lengths[:, None] + lengths[None, :]
     found = both - 2 * g

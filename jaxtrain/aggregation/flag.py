@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxtrain.aggregation._gramians import wide_gramian
 from jaxtrain.aggregation._trees import combine, gramian, row_scales, scale_rows
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.tree import check_stack
@@ -64,9 +65,8 @@ def flag_weights(
     >>> flag_weights(jnp.eye(2), rank=2).weights.round(4).tolist()
     [0.5, 0.5]
     """
+    gramian = wide_gramian(gramian, where="flag_weights")
     p = len(gramian)
-    if gramian.shape != (p, p) or not p:
-        raise ValueError(f"a Gramian is a square matrix of inner products, got shape {gramian.shape}")
     rank = -(-(p + 1) // 2) if rank is None else rank
     rank = min(rank, p) if p == 1 else rank
     if not 1 <= rank <= p:
@@ -75,8 +75,7 @@ def flag_weights(
         raise ValueError(f"flag: num_iters must be at least 1, got {num_iters}")
     check_finite_number("reg", reg, low=0.0)
     check_finite_number("eps", eps, low=0.0)
-    kind = jnp.promote_types(gramian.dtype, jnp.float32)
-    gramian = jax.lax.stop_gradient(gramian).astype(kind)
+    kind = gramian.dtype
     share = jnp.asarray(reg, kind) / max(p * (p - 1), 1)
     # coordinates of the columns in an orthonormal basis of their span: c.T @ c = gramian
     values, vectors = jnp.linalg.eigh(gramian)

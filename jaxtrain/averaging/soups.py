@@ -54,7 +54,11 @@ def soup(stacked: Params, weights: Any = None) -> Params:
 
 
 def greedy_soup(
-    stacked: Params, score_fn: Callable[[Params], Scalar], *, scores: Float[Array, " member"] | None = None
+    stacked: Params,
+    score_fn: Callable[[Params], Scalar],
+    *,
+    scores: Float[Array, " member"] | None = None,
+    host: bool = False,
 ) -> tuple[Params, Bool[Array, " member"]]:
     """The mean of those models that, added one by one from the best on, do not lower the score of the mean.
 
@@ -63,12 +67,13 @@ def greedy_soup(
     it. So the soup scores at least as high as the best model. A mean whose score is NaN is not kept.
 
     It is one scan: ``score_fn`` is traced once and called 2m times (m with ``scores``). A score that cannot be traced,
-    such as a loop over files, works in ``with jax.disable_jit():``.
+    such as a loop over files, is called from Python with ``host=True``, as often.
 
     Args:
       stacked: tree with leaves ``(member, ...)``.
       score_fn: ``params -> score``, higher is better: as a rule accuracy on held-out data of the training domains.
       scores: ``(member,)`` scores of the models themselves, if they are known.
+      host: ``score_fn`` gets arrays and returns any number; not for use inside ``jit``.
 
     Returns:
       ``(params, selected)``: the mean in the dtypes of the stack, and which models are in it.
@@ -89,12 +94,9 @@ def greedy_soup(
     def member(i):
         return jax.tree.map(lambda x: x[i], stacked)
 
-    if scores is None:
-        scores = jax.lax.map(lambda i: jnp.asarray(score_fn(member(i))), jnp.arange(count))
-    elif jnp.shape(scores) != (count,):
-        raise ValueError(f"greedy_soup: scores has shape {jnp.shape(scores)}, the stack holds {count} models")
-    # NaN sorts last, so that it starts a soup only where every score is NaN
-    order = jnp.argsort(-jnp.asarray(scores))
+    def score_of(params):
+        # what the host computes is a number of this program like any other
+        return jnp.asarray(float(score_fn(params)) if host else score_fn(params))
 
     def cast(mean):
         return jax.tree.map(lambda m, x: m.astype(x.dtype), mean, stacked)
@@ -102,17 +104,31 @@ def greedy_soup(
     def add(carry, i):
         mean, size, best = carry
         candidate = jax.tree.map(lambda m, x: m + (wide(x) - m) / (size + 1).astype(m.dtype), mean, member(i))
-        score = jnp.asarray(score_fn(cast(candidate)), best.dtype)
+        score = score_of(cast(candidate)).astype(best.dtype)
         keep = score >= best
         mean = jax.tree.map(lambda new, old: jnp.where(keep, new, old), candidate, mean)
         return (mean, size + keep, jnp.where(keep, score, best)), keep
 
-    first = order[0]
-    start = jax.tree.map(wide, member(first))
-    best = jnp.asarray(score_fn(cast(start)))
-    (mean, _, _), kept = jax.lax.scan(add, (start, jnp.ones((), jnp.int32), best), order[1:])
+    if scores is None:
+        alone = lambda i: score_of(member(i))  # noqa: E731
+        each = jnp.arange(count)
+        scores = jnp.stack([alone(i) for i in each]) if host else jax.lax.map(alone, each)
+    elif jnp.shape(scores) != (count,):
+        raise ValueError(f"greedy_soup: scores has shape {jnp.shape(scores)}, the stack holds {count} models")
+    # NaN sorts last, so that it starts a soup only where every score is NaN
+    order = jnp.argsort(-jnp.asarray(scores))
+    start = jax.tree.map(wide, member(order[0]))
+    carry = (start, jnp.ones((), jnp.int32), score_of(cast(start)))
+    if host:
+        chosen = []
+        for i in order[1:]:
+            carry, keep = add(carry, i)
+            chosen.append(keep)
+        kept = jnp.array(chosen, bool)
+    else:
+        carry, kept = jax.lax.scan(add, carry, order[1:])
     selected = jnp.zeros(count, bool).at[order].set(jnp.concatenate([jnp.ones(1, bool), kept]))
-    return cast(mean), selected
+    return cast(carry[0]), selected
 
 
 def wise_ft(pretrained: Params, finetuned: Params, *, alpha: Number = 0.5) -> Params:

@@ -52,6 +52,8 @@ def weighted_sum(weights: Float[Array, " m"], stack: Params) -> Params:
 
     def of_leaf(x: Array) -> Array:
         dtype = jnp.promote_types(x.dtype, weights.dtype)
-        return jnp.tensordot(weights.astype(dtype), x.astype(dtype), axes=1).astype(x.dtype)
+        # accelerators would multiply in less than the precision of the parameters
+        precise = jax.lax.Precision.HIGHEST
+        return jnp.tensordot(weights.astype(dtype), x.astype(dtype), axes=1, precision=precise).astype(x.dtype)
 
     return jax.tree.map(of_leaf, stack)

@@ -1,5 +1,6 @@
-"""How results of many agents, tasks and seeds are compared."""
+"""How results of many agents, tasks and seeds are compared, and rankings made one."""
 
+from jaxtrain.evaluation.consensus import breakdown_point_estimate, bucket_merge_consensus
 from jaxtrain.evaluation.nash_averaging import (
     AgentRatings,
     AgentTaskRatings,
@@ -11,15 +12,33 @@ from jaxtrain.evaluation.nash_averaging import (
     nash_average_agents,
     win_prob_to_logits,
 )
+from jaxtrain.evaluation.rankings import (
+    borda_ranking,
+    copeland_ranking,
+    hausdorff_kendall,
+    kemeny_ranking,
+    kendall_loss,
+    kendall_tau_distance,
+    pairwise_preferences,
+)
 
 __all__ = [
     "AgentRatings",
     "AgentTaskRatings",
+    "borda_ranking",
+    "breakdown_point_estimate",
+    "bucket_merge_consensus",
+    "copeland_ranking",
     "elo_fit",
+    "hausdorff_kendall",
     "hodge_decomposition",
+    "kemeny_ranking",
+    "kendall_loss",
+    "kendall_tau_distance",
     "maxent_nash",
     "multidimensional_elo",
     "nash_average_agent_task",
     "nash_average_agents",
+    "pairwise_preferences",
     "win_prob_to_logits",
 ]

@@ -104,7 +104,12 @@ def merge(
     stacked = averaging.stack_models([source.params for source in sources])
     if match:
         stacked = matched(stacked, module)
-    params, notes = RULES[rule].apply(stacked, place.score, **options)
+    try:
+        params, notes = RULES[rule].apply(stacked, place.score, **options)
+    except MergeError:
+        raise
+    except ValueError as error:  # a setting out of range
+        raise MergeError(f"{rule}: {error}") from None
     splits = {split for split, _ in sources[0].metrics}
     if RULES[rule].scores and "test" in splits:
         say(

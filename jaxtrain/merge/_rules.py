@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import averaging
@@ -45,12 +44,8 @@ def _split(stacked: Params) -> tuple[Params, Params]:
 
 
 def _greedy(stacked: Params, score: Score) -> tuple[Params, dict[str, Any]]:
-    def scored(params: Params) -> jax.Array:
-        with jax.disable_jit(False):  # an evaluation goes over data on the host, but its parts are programs
-            return jnp.asarray(score(params), jnp.float32)
-
-    with jax.disable_jit():
-        params, selected = averaging.greedy_soup(stacked, scored)
+    # an evaluation goes over data on the host
+    params, selected = averaging.greedy_soup(stacked, score, host=True)
     return params, {"selected": np.flatnonzero(selected).tolist()}
 
 
@@ -66,6 +61,16 @@ def _model_stock(stacked: Params, score: Score) -> tuple[Params, dict[str, Any]]
     return averaging.model_stock(others, first), {"cosines": named}
 
 
+def _task_arithmetic(stacked: Params, score: Score, *, scale: float) -> tuple[Params, dict[str, Any]]:
+    first, others = _split(stacked)
+    return averaging.task_arithmetic(others, first, scale), {}
+
+
+def _ties(stacked: Params, score: Score, *, keep: float, scale: float) -> tuple[Params, dict[str, Any]]:
+    first, others = _split(stacked)
+    return averaging.ties(others, first, keep=keep, scale=scale), {}
+
+
 RULES: Mapping[str, Rule] = {
     "uniform": Rule("the mean of all models (uniform soup)", lambda stacked, score: (averaging.soup(stacked), {})),
     "greedy": Rule("the mean of those that raise the score, the best first (greedy soup)", _greedy, scores=True),
@@ -73,6 +78,16 @@ RULES: Mapping[str, Rule] = {
         "from the first model towards the mean of the others, by alpha (WiSE-FT)", _wise_ft, options={"alpha": 0.5}
     ),
     "model_stock": Rule("the first model is the anchor of the others (Model Stock)", _model_stock, minimum=3),
+    "task_arithmetic": Rule(
+        "the first model and what the others add to it, times scale (task arithmetic)",
+        _task_arithmetic,
+        options={"scale": 0.3},
+    ),
+    "ties": Rule(
+        "the same of each one's largest entries (keep: their share) where signs agree (TIES)",
+        _ties,
+        options={"keep": 0.2, "scale": 1.0},
+    ),
     "variance_corrected": Rule(
         "the mean with the variance of every tensor restored",
         lambda stacked, score, eps: (averaging.variance_corrected_average(stacked, eps=eps), {}),

@@ -73,7 +73,7 @@ def test_mistakes_are_named():
     for wrong, message in (
         (
             lambda: mgda_weights(jnp.zeros((2, 3))),
-            r"mgda_weights: a Gramian has the shape \(m, m\) with m ≥ 1, got \(2, 3\)",
+            r"mgda_weights: a Gramian of inner products has the shape \(m, m\) with m ≥ 1, got \(2, 3\)",
         ),
         (lambda: cagrad(jnp.eye(2), c=-0.1), r"c must lie in \[0.0, inf\], got -0.1"),
         (lambda: fairgrad(jnp.eye(2), alpha=0.0), "alpha must be positive, got 0.0"),

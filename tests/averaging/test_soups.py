@@ -144,9 +144,12 @@ def test_greedy_soup_equals_a_loop_written_from_the_recipe(x64):
 
 def test_greedy_soup_of_a_score_that_cannot_be_traced():
     models = jnp.array([0.0, 3.0, 9.0])
-    with jax.disable_jit():
-        params, selected = greedy_soup(models, lambda w: -abs(float(w) - 1.4))
+    params, selected = greedy_soup(models, lambda w: -abs(float(w) - 1.4), host=True)
     assert (float(params), selected.tolist()) == (1.5, [True, True, False])
+    # a NaN of the host, and a single model
+    params, selected = greedy_soup(models, lambda w: float("nan") if w > 4 else float(w), host=True)
+    assert (float(params), selected.tolist()) == (3.0, [False, True, False])
+    assert float(greedy_soup(models[1:2], float, host=True)[0]) == 3.0
 
 
 def test_greedy_soup_without_a_number_to_go_by():

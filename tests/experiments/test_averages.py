@@ -1,11 +1,13 @@
 """The comparison of averages: flatness against a whole Hessian, and every average read."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments import averages
+from experiments import _averages_page, averages
 from experiments import supervised as s
 from experiments._flatness import top_hessian_eigenvalue
 
@@ -28,10 +30,18 @@ def test_lanczos_finds_the_largest_eigenvalue_of_the_hessian(x64):
 
 def test_every_run_is_read_to_the_last_average():
     """Traced, not computed: a name, a kind or an index that is wrong fails while tracing."""
-    problem = averages.digits(True)
+    problem = averages.PROBLEMS["digits"](True)
     count = 0
     for run in averages.runs(problem):
         trace = jax.eval_shape(lambda key, run=run: averages._trace(problem, run, key), jax.random.key(0))
         assert trace[0].shape == (len(run.readers), averages.CHECKPOINTS)
         count += len(run.readers)
     assert count == 14
+
+
+def test_the_page_is_made_of_the_result(tmp_path):
+    result = json.loads(averages.RESULT.read_text(encoding="utf-8"))
+    assert list(result["problems"]) == list(averages.PROBLEMS)
+    assert _averages_page.page(result) == averages.PAGE.read_text(encoding="utf-8")
+    _averages_page.draw(result, tmp_path / "averages.png")
+    assert (tmp_path / "averages.png").stat().st_size > 10_000

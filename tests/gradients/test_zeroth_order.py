@@ -11,6 +11,7 @@ import pytest
 from jaxtrain.core import Aux
 from jaxtrain.gradients import random_direction, value_and_grad, zeroth_order, zeroth_order_updates
 from jaxtrain.gradients.zeroth_order import estimate
+from jaxtrain.testing import check_gradient_transformation
 from jaxtrain.training import create_state, make_step
 
 KEY = jax.random.key(0)
@@ -317,3 +318,26 @@ def test_errors():
     tx = zeroth_order_updates()
     with pytest.raises(ValueError, match="lacks value_fn, key"):
         tx.update(None, tx.init(None), jnp.zeros(2))
+
+
+def test_as_an_updater_it_keeps_the_laws():
+    """It looks at no gradient: neither zeros nor NaN in it change anything."""
+    check_gradient_transformation(
+        factory=zeroth_order_updates,
+        hyperparams={"smoothing": 1e-2},
+        static_args=("directions", "distribution", "scheme", "parallel"),
+        non_finite=None,
+        # without a state there is nothing to save or to accumulate
+        laws=(
+            "stable_state",
+            "dtype",
+            "extra_args",
+            "jit",
+            "no_retrace",
+            "scan",
+            "vmap",
+            "sharded",
+            "masked",
+            "zero_gradients",
+        ),
+    )

@@ -1,11 +1,6 @@
 """How a loss becomes a gradient: functions from an objective or a gradient function to a gradient function."""
 
-from jaxtrain.core.lanczos import (
-    SpectralDensity,
-    lanczos_tridiagonal,
-    stochastic_lanczos_quadrature,
-    top_eigenvalue,
-)
+from jaxtrain.core.lanczos import SpectralDensity, lanczos_tridiagonal, stochastic_lanczos_quadrature, top_eigenvalue
 from jaxtrain.core.probes import hutchinson_diagonal, hutchinson_trace, random_direction
 from jaxtrain.gradients.finite_differences import finite_differences
 from jaxtrain.gradients.ignite import IgniteState, ignite, ignite2, offline_gradient_ascent, surrogate_sharpness

@@ -51,8 +51,8 @@ def scale_by_grad_sign(inner: optax.GradientTransformation) -> optax.GradientTra
     >>> tx = scale_by_grad_sign(optax.trace(0.9))
     >>> state = tx.init(jnp.zeros(2))
     >>> _, state = tx.update(jnp.array([1.0, 1.0]), state)
-    >>> print(tx.update(jnp.array([-0.5, 0.0]), state)[0].round(2))  # momentum alone: [0.4 0.9]
-    [-0.4  0. ]
+    >>> print((10 * tx.update(jnp.array([-0.5, 0.0]), state)[0]).round())  # momentum alone: [4. 9.]
+    [-4.  0.]
     """
     return _rewritten(inner, lambda g, u: jnp.sign(g).astype(u.dtype) * jnp.abs(u))
 

@@ -301,6 +301,8 @@ def main(argv: list[str] | None = None) -> int:
             "--repeat",
             str(arguments.repeat),
         ]
+        if arguments.only:
+            words += ["--only", *(f"'{name}'" if " " in name else name for name in arguments.only)]
         with open(arguments.page, "w", encoding="utf-8") as file:
             file.write(page(results, arguments.scale, machine(), " ".join(words)))
     return 0

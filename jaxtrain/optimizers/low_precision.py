@@ -134,7 +134,8 @@ def with_moment_dtype(
 
     The arrays in question are those of the inner state, anywhere in a chain or a mask, that have the path and the shape
     of a parameter with an axis at least, and are wider than ``dtype``. The random bits depend on ``seed``, the number
-    of the update, the field and the parameter alone, so that a resumed run repeats them.
+    of the update, the field and the parameter alone, so that a resumed run repeats them. Where
+    gradients have another dtype than the parameters, give the update ``params`` too: they say what the inner state was.
 
     Args:
       inner: any transformation.

@@ -1,7 +1,7 @@
 """What an average adds to a step, against the memory that must move for it.
 
-A step is a donated, jitted SGD update and apply on the parameters of a small GPT-2 (76 leaves, 23.6 M parameters with
-``--scale 1``), with and without averages behind it; the difference in each round is their cost. The floor is one read of
+A step is a donated, jitted SGD update and apply on the parameters of a narrow GPT-2 (148 leaves, ``--scale``
+times as wide as the small one), with and without averages behind it; the difference in each round is their cost. The floor is one read of
 the parameters and, of what an average has to change, one read and one write (one write alone for a model that is only
 stored), over the bandwidth of a donated in-place ``a + 1`` measured in the same process on an array far larger than the
 caches. Between captures an average that only captures now and then has nothing to move.
@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from experiments.benchmarks._timing import machine, print_table, side_by_side
-from experiments.benchmarks.optimizers import _Copy, _nbytes, _Run, shapes
+from experiments.benchmarks.optimizers import Copy, Run, lowered, nbytes, shapes
 
 TITLE = "What averages add to a step, against memory bandwidth"
 
@@ -61,7 +61,7 @@ def _sums(state: Any) -> list[float]:
     return [float(jnp.sum(x)) for x in jax.tree.leaves(state) if x.ndim and jnp.issubdtype(x.dtype, jnp.floating)]
 
 
-def measure(names: list[str] | None = None, *, scale: float = 1.0, rounds: int = 15) -> dict[str, dict[str, float]]:
+def measure(names: list[str] | None = None, *, scale: float = 0.4, rounds: int = 15) -> dict[str, dict[str, float]]:
     """Milliseconds that each adds to a step, its floor, their ratio, and models of memory.
 
     Raises:
@@ -73,11 +73,17 @@ def measure(names: list[str] | None = None, *, scale: float = 1.0, rounds: int =
     tree = shapes(scale)
     params = {n: 0.02 * jax.random.normal(jax.random.fold_in(key, i), s) for i, (n, s) in enumerate(tree.items())}
     grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
-    size = _nbytes(params)
-    plain = _Run(optax.sgd(1e-3), params, grads, 1)
-    runs = {name: _Run(optax.chain(optax.sgd(1e-3), table[name].make()), params, grads, 1) for name in names}
+    size = nbytes(params)
+    shapes_of = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+
+    def run(*more: optax.GradientTransformation) -> Run:
+        tx = optax.with_extra_args_support(optax.chain(optax.sgd(1e-3), *more))
+        return Run(tx, lowered(tx, shapes_of).compile(), 1, params, grads)
+
+    plain = run()
+    runs = {name: run(table[name].make()) for name in names}
     first = {name: _sums(run.state) for name, run in runs.items()}
-    copy = _Copy(max(2 * sum(p.size for p in params.values()), 1 << 24))
+    copy = Copy(max(2 * sum(p.size for p in params.values()), 1 << 24), 1)
     timings = side_by_side({"plain": plain, **runs, "copy": copy}, rounds=rounds)
     bandwidth = 2 * copy.a.nbytes / timings.median("copy")
     found = {
@@ -95,7 +101,7 @@ def measure(names: list[str] | None = None, *, scale: float = 1.0, rounds: int =
             "added ms": 1e3 * added,
             "floor ms": 1e3 * floor,
             "× floor": added / floor if streams else float("nan"),
-            "models": _nbytes(run.state) / size,
+            "models": nbytes(run.state) / size,
         }
     return found
 
@@ -121,7 +127,7 @@ HEADER = ("average", "added ms", "floor ms", "× floor", "models kept")
 def main(argv: list[str] | None = None) -> int:
     """``jaxtrain bench averaging``."""
     parser = argparse.ArgumentParser(prog="jaxtrain bench averaging", description=TITLE)
-    parser.add_argument("--scale", type=float, default=1.0, help="width of the model, 1 is 24 M parameters")
+    parser.add_argument("--scale", type=float, default=0.4, help="width of the model, 1 is GPT-2 small")
     parser.add_argument("--rounds", type=int, default=15, help="how often each is timed")
     parser.add_argument("--only", nargs="+", choices=list(candidates()), metavar="NAME", help="these only")
     arguments = parser.parse_args(argv)

@@ -12,7 +12,7 @@ import concurrent.futures
 import gc
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -66,25 +66,23 @@ def shapes(scale: float, tree: str = "gpt2") -> dict[str, tuple[int, ...]]:
     return found | {"head/kernel": (cin, 1000), "head/bias": (1000,)}
 
 
-def _nbytes(tree: Any) -> int:
+def nbytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _lowered(entry: Entry, shapes_of: Any) -> tuple[optax.GradientTransformation, Any]:
-    """The transformation and its step on parameters of these shapes, traced but not yet compiled."""
-    tx = optax.with_extra_args_support(entry.make(entry.rate * 1e-3))
+def lowered(tx: optax.GradientTransformation, shapes_of: Any, asks: Sequence[str] = ()) -> Any:
+    """A donated step on parameters of these shapes, traced but not yet compiled."""
 
     def step(params, state, grads):
         given = {"value": jnp.ones(()), "hessian_diag": grads, "key": jax.random.key(0)}
-        asked = {"hessian_diag" if name == "grad_fn" else name for name in entry.asks}
+        asked = {"hessian_diag" if name == "grad_fn" else name for name in asks}
         updates, state = tx.update(grads, state, params, **{name: given[name] for name in asked})
         return optax.apply_updates(params, updates), state
 
-    state = jax.eval_shape(tx.init, shapes_of)
-    return tx, jax.jit(step, donate_argnums=(0, 1)).lower(shapes_of, state, shapes_of)
+    return jax.jit(step, donate_argnums=(0, 1)).lower(shapes_of, jax.eval_shape(tx.init, shapes_of), shapes_of)
 
 
-class _Run:
+class Run:
     """Steps of one optimizer from where it stopped, all buffers donated but the gradients'."""
 
     def __init__(self, tx: optax.GradientTransformation, step: Any, steps: int, params: Any, grads: Any):
@@ -92,9 +90,9 @@ class _Run:
         self.params = jax.tree.map(jnp.copy, params)
         # copied: a state may hold the very arrays of the parameters, which cannot be donated twice
         self.state = jax.tree.map(jnp.copy, jax.jit(tx.init)(self.params))
-        self.state_bytes = _nbytes(self.state)
+        self.state_bytes = nbytes(self.state)
         # the gradients are only read; the parameters and the state are read and written
-        self.bytes = 2 * (_nbytes(self.params) + self.state_bytes) + _nbytes(grads)
+        self.bytes = 2 * (nbytes(self.params) + self.state_bytes) + nbytes(grads)
 
     def __call__(self) -> Any:
         for _ in range(self.steps):
@@ -126,7 +124,7 @@ def _torch_twin(nearest: str) -> str | None:
     return {"optax.adamw": "adamw", "optax.sgd": "sgd"}.get(nearest)
 
 
-class _Copy:
+class Copy:
     """The floor: ``a + 1`` in place."""
 
     def __init__(self, count: int, steps: int):
@@ -172,22 +170,22 @@ def measure(
     params = {n: 0.02 * jax.random.normal(jax.random.fold_in(key, i), s) for i, (n, s) in enumerate(leaves.items())}
     grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
     # well above the caches, however small the model
-    copy = _Copy(max(2 * sum(p.size for p in params.values()), 1 << 24), repeat)
+    copy = Copy(max(2 * sum(p.size for p in params.values()), 1 << 24), repeat)
     shapes_of = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     names = list(names or everything)
     needed = dict.fromkeys(n for name in names for n in (name, everything[name].nearest))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        traced = {name: _lowered(everything[name], shapes_of) for name in needed}
-        compiled = {name: pool.submit(lowered.compile) for name, (_, lowered) in traced.items()}
-        programs = {
-            name: (tx, compiled[name].result(), repeat * everything[name].period) for name, (tx, _) in traced.items()
-        }
+        made = {name: everything[name].make(everything[name].rate * 1e-3) for name in needed}
+        made = {name: optax.with_extra_args_support(tx) for name, tx in made.items()}
+        traced = {name: lowered(tx, shapes_of, everything[name].asks) for name, tx in made.items()}
+        compiled = {name: pool.submit(program.compile) for name, program in traced.items()}
+        programs = {name: (tx, compiled[name].result(), repeat * everything[name].period) for name, tx in made.items()}
     say(f"compiled {len(programs)} programs")
     for name in names:
         entry = everything[name]
-        calls: dict[str, Any] = {name: _Run(*programs[name], params, grads)}
+        calls: dict[str, Any] = {name: Run(*programs[name], params, grads)}
         if entry.nearest != name:
-            calls[entry.nearest] = _Run(*programs[entry.nearest], params, grads)
+            calls[entry.nearest] = Run(*programs[entry.nearest], params, grads)
         if twin := _torch_twin(entry.nearest):
             calls["torch"] = _Torch(twin, params, repeat)
         calls["copy"] = copy

@@ -103,7 +103,8 @@ def scale_by_distributed_shampoo(
     Args:
       b1: decay of the filtered gradient, in [0, 1).
       b2: decay of the factors, in [0, 1]; 1: they are summed up.
-      epsilon: added to the factors' eigenvalues, > 0. For float32 factors rounding alone is some 1e-7 of the largest.
+      epsilon: added to the factors' eigenvalues, > 0. For float32 factors rounding alone is
+        some 1e-7 of the largest: with less, directions without gradients yet are noise, and so is a share of the update.
       max_preconditioner_dim: the longest axis of a block; a Python integer.
       precondition_frequency: steps between roots, ≥ 1.
       start_preconditioning_step: the first step (from 1) with roots; None: ``precondition_frequency``. Without grafting
@@ -287,14 +288,14 @@ def distributed_shampoo(
 
     Source: Shi, Lee, Iwasaki, Gallego-Posada, Li, Rangadurai, Mudigere, Rabbat (2023), arXiv 2309.06497.
 
-    >>> tx = distributed_shampoo(0.1)
-    >>> w = jnp.eye(3)
+    >>> tx = distributed_shampoo(0.1, epsilon=1e-3)
+    >>> w = jnp.array([[2.0, 1.0], [-1.0, 3.0]])
     >>> state, update = tx.init(w), jax.jit(tx.update)
     >>> for _ in range(5):
     ...     updates, state = update(w, state, w)  # the gradient of |w|²/2
     ...     w = optax.apply_updates(w, updates)
-    >>> round(float(w[0, 0]), 1)
-    0.5
+    >>> [round(v, 2) for v in w.ravel().tolist()]  # along w, steps as long as Adam's
+    [1.49, 0.74, -0.74, 2.23]
     """
     check_finite_number("weight_decay", weight_decay, low=0.0)
     if momentum is not None:

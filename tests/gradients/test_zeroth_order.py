@@ -327,6 +327,9 @@ def test_as_an_updater_it_keeps_the_laws():
         hyperparams={"smoothing": 1e-2},
         static_args=("directions", "distribution", "scheme", "parallel"),
         non_finite=None,
+        # a difference of losses over twice 1e-2: their rounding, some 1e-6 by the order of sums over devices, counts a
+        # hundredfold, and more where the loss is large against its slope
+        rtol=2e-3,
         # without a state there is nothing to save or to accumulate
         laws=(
             "stable_state",

@@ -43,7 +43,8 @@ def _arm(keys, smoke, *, name):
         losses = jax.vmap(lambda pair: run(key, pair, validation=False)["held_loss"])(grid)
         return losses.reshape(len(RATES), len(decays))
 
-    losses = np.asarray(jax.jit(jax.vmap(held_losses))(keys))
+    # seed after seed: a grid at a time fits into the cache
+    losses = np.asarray(jax.jit(lambda keys: jax.lax.map(held_losses, keys))(keys))
     chosen = np.log10(np.asarray(decays))[losses.argmin(axis=2)]
     found = _arms.at_its_best(
         keys,

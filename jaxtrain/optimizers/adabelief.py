@@ -96,7 +96,8 @@ def scale_by_adabelief(
         def step(g, m, s, largest):
             g32 = g.astype(m.dtype)
             m = (b1 * m + (1 - b1) * g32).astype(m.dtype)
-            s = (b2 * s + (1 - b2) * (g32 - m) ** 2 + eps).astype(s.dtype)
+            # epsilon first: XLA then keeps s in place on CPUs, else it copies the old one
+            s = (b2 * s + eps + (1 - b2) * (g32 - m) ** 2).astype(s.dtype)
             if amsgrad:
                 largest = jnp.maximum(largest, s)
             spread = largest if amsgrad else s

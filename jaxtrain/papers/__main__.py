@@ -1,16 +1,16 @@
-"""``python -m jaxtrain.papers README.md``: writes the table of complete papers between the file's markers."""
+"""``python -m jaxtrain.papers README.md``: writes the table of what is complete between the file's markers."""
 
 import re
 import sys
 from pathlib import Path
 
-from jaxtrain.papers.command import as_markdown
+from jaxtrain.papers.command import as_overview
 from jaxtrain.papers.registry import load, status_of
 
 
 def main(path: Path) -> None:
     """Rewrites what stands between ``<!-- papers -->`` and ``<!-- /papers -->``."""
-    table = as_markdown([(paper, status) for paper in load() if (status := status_of(paper)).label == "complete"])
+    table = as_overview([(paper, status_of(paper)) for paper in load()])
     text = path.read_text(encoding="utf-8")
     block = f"<!-- papers -->\n{table}\n<!-- /papers -->"
     new, count = re.subn(r"<!-- papers -->\n.*<!-- /papers -->", lambda _: block, text, flags=re.S)

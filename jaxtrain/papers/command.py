@@ -1,6 +1,7 @@
 """``jaxtrain papers``: lists and filters the registry."""
 
 import argparse
+import collections
 import difflib
 import json
 import sys
@@ -61,8 +62,27 @@ def as_json(chosen: list[tuple[Paper, Status]]) -> str:
     return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
+def as_overview(chosen: list[tuple[Paper, Status]]) -> str:
+    """The table that the README carries: of every stage its complete papers, by their first symbol, and the verdicts."""
+    lines = ["| stage | papers | in the library, among others | claims measured |", "|---|---|---|---|"]
+    stages: dict[str, list[tuple[Paper, Status]]] = {}
+    for paper, status in chosen:
+        stages.setdefault(paper.stage, []).append((paper, status))
+    for stage, papers in sorted(stages.items()):
+        complete = [(paper, status) for paper, status in papers if status.label == "complete"]
+        if not complete:
+            continue
+        names = sorted({paper.symbols[0].removeprefix("jaxtrain.").removeprefix(f"{stage}.") for paper, _ in complete})
+        counts = collections.Counter(status.verdict for _, status in complete)
+        verdicts = ", ".join(f"{counts[v]} {v}" for v in ("confirmed", "inconclusive", "contradicted") if counts[v])
+        lines.append(
+            f"| {stage} | {len(complete)} of {len(papers)} | {', '.join(f'`{n}`' for n in names)} | {verdicts} |"
+        )
+    return "\n".join(lines)
+
+
 def as_markdown(chosen: list[tuple[Paper, Status]]) -> str:
-    """The table that the README carries."""
+    """One line a paper, as a table of Markdown."""
     lines = ["| paper | stage | in the library | its claim, measured |", "|---|---|---|---|"]
     for paper, status in chosen:
         link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.title

@@ -59,7 +59,9 @@ def table() -> dict[str, Entry]:
         "adamw in bfloat16": Entry(
             lambda r: ours.with_moment_dtype(optax.adamw(r, weight_decay=0.0)), "optax.adamw"
         ),
-        "adamw_original": Entry(lambda r: ours.adamw_original(r), "optax.adamw"),
+        "adamw_original": Entry(
+            lambda r: ours.adamw_original(1.0, schedule=r) if callable(r) else ours.adamw_original(r), "optax.adamw"
+        ),
         "adan": Entry(ours.adan, "optax.adan", 0.03),
         "ademamix": Entry(lambda r: ours.ademamix(r, warmup_steps=400), "optax.contrib.ademamix"),
         "alr_heavy_ball": Entry(

@@ -96,7 +96,7 @@ from jaxtrain.optimizers.grams import GramsState, cautious, grams, scale_by_caut
 from jaxtrain.optimizers.gravity import GravityState, gravity, scale_by_gravity
 from jaxtrain.optimizers.halpern import HalpernResult, vr_forb_resolvent, vr_halpern, vr_halpern_monotone
 from jaxtrain.optimizers.low_precision import LowPrecisionState, stochastic_round, with_moment_dtype
-from jaxtrain.optimizers.mars import MarsState, mars, newton_schulz, scale_by_mars
+from jaxtrain.optimizers.mars import MarsState, mars, scale_by_mars
 from jaxtrain.optimizers.matrix_recovery import (
     RecoveryResult,
     l1_matrix_recovery_loss,
@@ -268,7 +268,6 @@ __all__ = [
     "model_building_step",
     "modular_norm",
     "module_gradient_variance",
-    "newton_schulz",
     "newton_schulz_orthogonalize",
     "nlm_cosine",
     "normalize_gradients_std",

@@ -5,12 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
 from jaxtrain.core.tree import safe_norm
 from jaxtrain.optimizers._fused import map_leaves
+from jaxtrain.optimizers.norms import newton_schulz_orthogonalize
 
 BASES = ("adamw", "lion", "shampoo")
 
@@ -26,37 +27,6 @@ class MarsState(NamedTuple):
     mu: Params
     nu: Params
     previous: Params
-
-
-def newton_schulz(x: Float[Array, "m n"], steps: int = 5, eps: Number = 1e-8) -> Float[Array, "m n"]:
-    r"""Moves the singular values of a matrix towards 1, keeping its singular vectors.
-
-    From :math:`X = x / (\|x\|_F + \epsilon)`, five times
-    :math:`X \leftarrow 3.4445\,X - 4.775\,(X X^\top) X + 2.0315\,(X X^\top)^2 X`, over the shorter side. The values end
-    between about 0.7 and 1.2, not at 1.
-
-    Args:
-      x: a matrix.
-      steps: number of iterations.
-      eps: added to the norm, > 0 where x may be zero.
-
-    Returns:
-      A matrix of the same shape and dtype.
-
-    Source: Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks".
-
-    >>> print(newton_schulz(jnp.diag(jnp.array([3.0, 2.0]))).round(1))
-    [[1.1 0. ]
-     [0.  0.7]]
-    """
-    wide = x.T if x.shape[0] > x.shape[1] else x
-    wide = wide / (safe_norm(wide).astype(x.dtype) + eps)
-    for _ in range(steps):
-        # full float32: on accelerators the default precision would be some 8 bits
-        product = jnp.matmul(wide, wide.T, precision=jax.lax.Precision.HIGHEST)
-        polynomial = -4.775 * product + 2.0315 * jnp.matmul(product, product, precision=jax.lax.Precision.HIGHEST)
-        wide = 3.4445 * wide + jnp.matmul(polynomial, wide, precision=jax.lax.Precision.HIGHEST)
-    return (wide.T if x.shape[0] > x.shape[1] else wide).astype(x.dtype)
 
 
 def _at_previous_point(updates, state, prev_point_grads, grad_fn, params):
@@ -110,7 +80,7 @@ def scale_by_mars(
 
     and :math:`u_t` is for ``"adamw"`` :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)` with
     :math:`v_t = \beta_2 v_{t-1} + (1 - \beta_2)\,\tilde c_t^2`, for ``"lion"`` :math:`\operatorname{sign} m_t`, for
-    ``"shampoo"`` on matrices :func:`newton_schulz` of :math:`m_t / (1 - \beta_1)` times
+    ``"shampoo"`` on matrices :func:`~jaxtrain.optimizers.newton_schulz_orthogonalize` of :math:`m_t / (1 - \beta_1)` times
     :math:`\sqrt{\max(1, n_{out}/n_{in})}` and elsewhere as ``"adamw"``.
 
     :math:`\gamma = 0` without clipping is the base itself; :math:`\gamma = 1` and ``exact`` make :math:`m_t` that of STORM.
@@ -119,7 +89,7 @@ def scale_by_mars(
     Args:
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
-      eps: added to the root of the corrected second moment (and to the norm in :func:`newton_schulz`), ≥ 0.
+      eps: added to the root of the corrected second moment (and to the norm under the Newton–Schulz iteration), ≥ 0.
       gamma: strength of the correction; may be negative.
       clip_norm: :math:`C` > 0; infinity: no clipping.
       base: ``"adamw"``, ``"lion"`` or ``"shampoo"``.
@@ -205,7 +175,7 @@ def _scale_by_mars(b1, b2, eps, gamma, clip_norm, base, exact, global_clip, chan
             else:
                 outputs = g.shape[channel_axis]
                 ratio = max(1.0, outputs / max(1, g.size // max(1, outputs)))
-                u = newton_schulz(m / (1 - b1), eps=eps) * ratio**0.5 if g.size else m
+                u = newton_schulz_orthogonalize(m / (1 - b1), eps=eps) * ratio**0.5 if g.size else m
             return u.astype(g.dtype), m, v
 
         found, mu, nu = map_leaves(step, 3, updates, c, state.mu, state.nu)

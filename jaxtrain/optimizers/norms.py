@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxtrain.core import Scalar
+from jaxtrain.core import Number, Scalar
 from jaxtrain.core.numerics import accumulator_dtype, static_int, zero_after
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -19,11 +19,15 @@ ROLES = ("linear", "embedding", "rms", "sign")
 
 
 def newton_schulz_orthogonalize(
-    g: Float[Array, "*layers m n"], *, num_steps: int = 5, coefficients: Sequence[float] = QUINTIC
+    g: Float[Array, "*layers m n"],
+    *,
+    num_steps: int = 5,
+    coefficients: Sequence[float] = QUINTIC,
+    eps: Number = 0.0,
 ) -> Float[Array, "*layers m n"]:
     r"""About :math:`U V^\top` of :math:`G = U S V^\top`, by matrix products alone.
 
-    From :math:`X_0 = G / \|G\|_F`:
+    From :math:`X_0 = G / (\|G\|_F + \epsilon)`:
 
     .. math:: X \leftarrow a X + (b A + c A^2) X, \quad A = X X^\top .
 
@@ -35,6 +39,7 @@ def newton_schulz_orthogonalize(
       g: matrices, in the last two axes.
       num_steps: a Python integer.
       coefficients: :math:`(a, b, c)`.
+      eps: :math:`\epsilon` ≥ 0.
 
     Returns:
       Shaped like ``g``, in its dtype; computed in float32 at least. Zero stays zero.
@@ -56,8 +61,8 @@ def newton_schulz_orthogonalize(
     tall = x.shape[-2] > x.shape[-1]
     if tall:  # the smaller of the two products
         x = jnp.swapaxes(x, -1, -2)
-    norm = jnp.sqrt(jnp.sum(x * x, axis=(-1, -2), keepdims=True))
-    x = x / jnp.where(norm == 0, 1, norm)
+    norm = jnp.sqrt(jnp.sum(x * x, axis=(-1, -2), keepdims=True)) + eps
+    x = (x / jnp.where(norm == 0, 1, norm)).astype(x.dtype)
 
     def product(p, q):
         return jnp.matmul(p, q, precision=HIGHEST)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxtrain.core import Aux
 from jaxtrain.gradients import value_and_grad
-from jaxtrain.optimizers import mars, newton_schulz, scale_by_mars
+from jaxtrain.optimizers import mars, newton_schulz_orthogonalize, scale_by_mars
 from jaxtrain.training import create_state, make_step
 from tests.optimizers.golden_runs import golden, part, rate, run
 
@@ -131,9 +131,9 @@ def test_newton_schulz(x64):
     for _ in range(5):
         value = 3.4445 * value - 4.775 * value**3 + 2.0315 * value**5
     # the same polynomial on the singular values; each iteration amplifies float64 rounding at most 3.4-fold
-    np.testing.assert_allclose(newton_schulz(jnp.asarray(x), eps=0.0), u * value @ v, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(newton_schulz(jnp.asarray(x.T), eps=0.0), (u * value @ v).T, rtol=0, atol=1e-12)
-    assert newton_schulz(jnp.zeros((2, 3))).tolist() == [[0.0] * 3] * 2
+    np.testing.assert_allclose(newton_schulz_orthogonalize(jnp.asarray(x)), u * value @ v, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(newton_schulz_orthogonalize(jnp.asarray(x.T)), (u * value @ v).T, rtol=0, atol=1e-12)
+    assert newton_schulz_orthogonalize(jnp.zeros((2, 3))).tolist() == [[0.0] * 3] * 2
     # outputs over inputs, in JAX's layout: (in, out) = (2, 8) has √4
     g = jnp.asarray(rng.normal(size=(2, 8)))
     tx = [scale_by_mars(base="shampoo", channel_axis=a) for a in (-1, 0)]

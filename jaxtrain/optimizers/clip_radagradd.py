@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype
-from jaxtrain.optimizers._inner import check_cap, common_dtype, decayed, ratio, squared_norm
+from jaxtrain.optimizers._inner import check_cap, common_dtype, decayed, ratio, scaled, squared_norm
 
 CLIP_MODES = ("global", "leaf", "element")
 
@@ -116,7 +116,15 @@ def scale_by_clipped_adagrad(
 
     def update(updates, state, params=None):
         del params
-        clipped, before = _clipped(updates, clip, clip_mode), state.sum_of_squares
+        before = state.sum_of_squares
+        if not coordinatewise and clip_mode == "global":
+            # two passes over the gradients, for their norm and their scale, and nothing stored between
+            square = squared_norm(updates)
+            of_clipped = jnp.where(jnp.isinf(square), 0, jnp.minimum(square, jnp.square(clip)))
+            after = (before + eta * of_clipped).astype(before.dtype)
+            share = jnp.minimum(1, clip / jnp.sqrt(square)).astype(square.dtype)
+            return scaled(ratio(share, jnp.sqrt(before if delayed else after)), updates), ClippedAdaGradState(after)
+        clipped = _clipped(updates, clip, clip_mode)
         if coordinatewise:
             after = jax.tree.map(lambda v, g: (v + eta * g**2).astype(v.dtype), before, clipped)
             chosen = before if delayed else after

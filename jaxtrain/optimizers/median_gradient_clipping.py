@@ -98,8 +98,9 @@ def spp_median_update(
         return jax.tree.map(lambda m, d: moved(m, d, jnp.abs(d)), m, d)
     if per_leaf:
         return jax.tree.map(lambda m, d: moved(m, d, jnp.sqrt(squared_norm(d))), m, d)
-    distance = jnp.sqrt(squared_norm(d))
-    return jax.tree.map(lambda m, d: moved(m, d, distance), m, d)
+    # the difference is computed again after its norm: storing it between would cost more than the subtraction
+    share, (m, g) = jax.lax.optimization_barrier((jnp.minimum(inside, tau / jnp.sqrt(squared_norm(d))), (m, g)))
+    return jax.tree.map(lambda m, g: (m + share * (g.astype(m.dtype) - m)).astype(m.dtype), m, g)
 
 
 def scale_by_median_momentum(

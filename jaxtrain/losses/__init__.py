@@ -9,6 +9,7 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
+from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.trades import trades_loss
@@ -16,12 +17,16 @@ from jaxtrain.losses.trades import trades_loss
 __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
+    "aldr_kl_loss",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
     "h_consistency_bound",
     "kd_loss",
+    "l1_normalize_logits",
+    "ldr_kl_loss",
+    "ldr_weights",
     "log_stablemax",
     "logits_memory",
     "mesa_loss",

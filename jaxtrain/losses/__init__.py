@@ -9,6 +9,7 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
+from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
@@ -22,7 +23,10 @@ __all__ = [
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
+    "ensloss",
     "h_consistency_bound",
+    "inverse_box_cox",
+    "is_calibrated_derivative",
     "kd_loss",
     "l1_normalize_logits",
     "ldr_kl_loss",
@@ -32,6 +36,7 @@ __all__ = [
     "mesa_loss",
     "saf_loss",
     "saf_trajectory_loss",
+    "sample_calibrated_derivatives",
     "smooth_adversarial_comp_sum_loss",
     "softmax_collapse_fraction",
     "stablemax",

@@ -1,5 +1,13 @@
 """How wrong one example is: per example, no reduction."""
 
+from jaxtrain.losses.anyloss import (
+    SoftConfusion,
+    anyloss,
+    anyloss_from_counts,
+    anyloss_from_logits,
+    soft_confusion_matrix,
+    soft_threshold,
+)
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
     comp_sum_h_consistency,
@@ -18,7 +26,11 @@ from jaxtrain.losses.trades import trades_loss
 __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
+    "SoftConfusion",
     "aldr_kl_loss",
+    "anyloss",
+    "anyloss_from_counts",
+    "anyloss_from_logits",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
@@ -38,6 +50,8 @@ __all__ = [
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
     "smooth_adversarial_comp_sum_loss",
+    "soft_confusion_matrix",
+    "soft_threshold",
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",

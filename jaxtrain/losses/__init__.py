@@ -1,5 +1,11 @@
 """How wrong one example is: per example, no reduction."""
 
+from jaxtrain.losses.alpha_divergence import (
+    adaptive_alpha_distill_loss,
+    alpha_divergence,
+    alpha_divergence_surrogate,
+    sandwich_subnet_sampler,
+)
 from jaxtrain.losses.anyloss import (
     SoftConfusion,
     anyloss,
@@ -27,7 +33,10 @@ __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
     "SoftConfusion",
+    "adaptive_alpha_distill_loss",
     "aldr_kl_loss",
+    "alpha_divergence",
+    "alpha_divergence_surrogate",
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
@@ -49,6 +58,7 @@ __all__ = [
     "saf_loss",
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
+    "sandwich_subnet_sampler",
     "smooth_adversarial_comp_sum_loss",
     "soft_confusion_matrix",
     "soft_threshold",

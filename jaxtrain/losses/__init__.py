@@ -9,6 +9,16 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
+from jaxtrain.losses.dpo import dpo_loss
+from jaxtrain.losses.hl_gauss import (
+    c51_project,
+    categorical_value,
+    hl_gauss_loss,
+    hl_gauss_probs,
+    td_classification_loss,
+    two_hot_probs,
+)
+from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.trades import trades_loss
@@ -16,20 +26,31 @@ from jaxtrain.losses.trades import trades_loss
 __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
+    "c51_project",
+    "categorical_value",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
+    "dpo_loss",
+    "gradient_ascent_loss",
     "h_consistency_bound",
+    "hl_gauss_loss",
+    "hl_gauss_probs",
     "kd_loss",
     "log_stablemax",
     "logits_memory",
     "mesa_loss",
+    "npo_gradient_weight",
+    "npo_loss",
+    "npo_unlearning_objective",
     "saf_loss",
     "saf_trajectory_loss",
     "smooth_adversarial_comp_sum_loss",
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",
+    "td_classification_loss",
     "trades_loss",
+    "two_hot_probs",
 ]

@@ -1,5 +1,12 @@
 """How wrong one example is: per example, no reduction."""
 
+from jaxtrain.losses.cauchy_schwarz import (
+    conditional_cs_divergence,
+    cs_divergence,
+    cs_ib_loss,
+    cs_qmi,
+    gaussian_gram,
+)
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
     comp_sum_h_consistency,
@@ -10,6 +17,14 @@ from jaxtrain.losses.comp_sum import (
 )
 from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.dpo import dpo_loss
+from jaxtrain.losses.generalized_gaussian import (
+    biev_weights,
+    gg_td_loss,
+    ggd_excess_kurtosis,
+    ggd_nll,
+    ggd_variance,
+    mbbe_variance,
+)
 from jaxtrain.losses.hl_gauss import (
     c51_project,
     categorical_value,
@@ -26,13 +41,23 @@ from jaxtrain.losses.trades import trades_loss
 __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
+    "biev_weights",
     "c51_project",
     "categorical_value",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
+    "conditional_cs_divergence",
+    "cs_divergence",
+    "cs_ib_loss",
+    "cs_qmi",
     "dpo_loss",
+    "gaussian_gram",
+    "gg_td_loss",
+    "ggd_excess_kurtosis",
+    "ggd_nll",
+    "ggd_variance",
     "gradient_ascent_loss",
     "h_consistency_bound",
     "hl_gauss_loss",
@@ -40,6 +65,7 @@ __all__ = [
     "kd_loss",
     "log_stablemax",
     "logits_memory",
+    "mbbe_variance",
     "mesa_loss",
     "npo_gradient_weight",
     "npo_loss",

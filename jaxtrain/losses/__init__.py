@@ -16,7 +16,13 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
-from jaxtrain.losses.dpo import dpo_loss
+from jaxtrain.losses.dpo import (
+    TuningStage,
+    dpo_loss,
+    dpo_with_sft_loss,
+    iterative_tuning_schedule,
+    multiscale_token_logprob,
+)
 from jaxtrain.losses.generalized_gaussian import (
     biev_weights,
     gg_td_loss,
@@ -33,6 +39,13 @@ from jaxtrain.losses.hl_gauss import (
     td_classification_loss,
     two_hot_probs,
 )
+from jaxtrain.losses.meco import (
+    MecoState,
+    importance_log_partition,
+    meco_gradient_momentum,
+    meco_loss_and_state,
+    nce_loss,
+)
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
@@ -41,6 +54,8 @@ from jaxtrain.losses.trades import trades_loss
 __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
+    "MecoState",
+    "TuningStage",
     "biev_weights",
     "c51_project",
     "categorical_value",
@@ -53,6 +68,7 @@ __all__ = [
     "cs_ib_loss",
     "cs_qmi",
     "dpo_loss",
+    "dpo_with_sft_loss",
     "gaussian_gram",
     "gg_td_loss",
     "ggd_excess_kurtosis",
@@ -62,11 +78,17 @@ __all__ = [
     "h_consistency_bound",
     "hl_gauss_loss",
     "hl_gauss_probs",
+    "importance_log_partition",
+    "iterative_tuning_schedule",
     "kd_loss",
     "log_stablemax",
     "logits_memory",
     "mbbe_variance",
+    "meco_gradient_momentum",
+    "meco_loss_and_state",
     "mesa_loss",
+    "multiscale_token_logprob",
+    "nce_loss",
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",

@@ -47,6 +47,12 @@ from jaxtrain.losses.meco import (
     nce_loss,
 )
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
+from jaxtrain.losses.policy_gradient import (
+    composite_reward,
+    kl_shaped_reward,
+    ppo_clip_loss,
+    sequence_policy_gradient_loss,
+)
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.trades import trades_loss
@@ -63,6 +69,7 @@ __all__ = [
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
+    "composite_reward",
     "conditional_cs_divergence",
     "cs_divergence",
     "cs_ib_loss",
@@ -81,6 +88,7 @@ __all__ = [
     "importance_log_partition",
     "iterative_tuning_schedule",
     "kd_loss",
+    "kl_shaped_reward",
     "log_stablemax",
     "logits_memory",
     "mbbe_variance",
@@ -92,8 +100,10 @@ __all__ = [
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
+    "ppo_clip_loss",
     "saf_loss",
     "saf_trajectory_loss",
+    "sequence_policy_gradient_loss",
     "smooth_adversarial_comp_sum_loss",
     "softmax_collapse_fraction",
     "stablemax",

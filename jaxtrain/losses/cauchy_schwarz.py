@@ -48,7 +48,7 @@ def gaussian_gram(
 
     Source: Yu et al. (2024), arXiv 2404.17951.
 
-    >>> float(gaussian_gram(jnp.array([0.0]), jnp.array([2.0]), bandwidth=1.0)[0, 0].round(4))  # e^-2
+    >>> round(float(gaussian_gram(jnp.array([0.0]), jnp.array([2.0]), bandwidth=1.0)[0, 0]), 4)  # e^-2
     0.1353
     """
     check_finite_number("bandwidth", bandwidth, low=_TINY)
@@ -163,8 +163,8 @@ def cs_qmi(x: Float[Array, "n ..."], t: Float[Array, "n ..."], *, bandwidth_x: N
     Source: Yu et al. (2024), arXiv 2404.17951.
 
     >>> x = jnp.array([0.0, 1.0, 5.0])
-    >>> float(cs_qmi(x, jnp.ones(3), bandwidth_x=1.0, bandwidth_t=1.0).round(6))  # a constant tells nothing
-    0.0
+    >>> abs(float(cs_qmi(x, jnp.ones(3), bandwidth_x=1.0, bandwidth_t=1.0))) < 1e-6  # a constant tells nothing
+    True
     """
     check_finite_number("bandwidth_x", bandwidth_x, low=_TINY)
     check_finite_number("bandwidth_t", bandwidth_t, low=_TINY)

@@ -142,7 +142,8 @@ def nce_loss(
     Source: Gutmann, Hyvärinen (2010); the baseline of arXiv 2306.07485.
 
     >>> q = lambda z: jnp.zeros(z.shape)
-    >>> float(nce_loss(0.0, lambda p, x: p * x, jnp.ones(2), jnp.ones(2), q, log_z=0.0).round(4))  # 2 log 2
+    >>> loss = nce_loss(0.0, lambda p, x: p * x, jnp.ones(2), jnp.ones(2), q, log_z=0.0)
+    >>> round(float(loss), 4)  # 2 log 2
     1.3863
     """
     check_finite_number("ratio", ratio, low=_TINY)

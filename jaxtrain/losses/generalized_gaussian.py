@@ -227,7 +227,7 @@ def gg_td_loss(
 
     Source: Kim et al. (2024), arXiv 2408.02295.
 
-    >>> loss = gg_td_loss(jnp.ones((1, 1)), jnp.full((1, 1), 0.5413), lam=0.0)
+    >>> loss = gg_td_loss(jnp.ones((1, 1)), jnp.full((1, 1), 0.541325), lam=0.0)
     >>> round(float(loss[0]), 4)  # shape 1: 1 + log 2
     1.6931
     """

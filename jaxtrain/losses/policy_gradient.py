@@ -11,10 +11,10 @@ from jaxtrain.losses._logits import widened
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-def _check_alike(where: str, first: str, x: Array, **others: Array) -> None:
+def _check_alike(caller: str, first: str, x: Array, /, **others: Array) -> None:
     for name, other in others.items():
         if other.shape != x.shape:
-            raise ValueError(f"{where}: {first} {x.shape} and {name} {other.shape} disagree")
+            raise ValueError(f"{caller}: {first} {x.shape} and {name} {other.shape} disagree")
 
 
 def sequence_policy_gradient_loss(

@@ -9,19 +9,33 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
+from jaxtrain.losses.load_balance import (
+    FrequencyBuffer,
+    accumulate_frequency,
+    expert_frequency,
+    expert_specialization,
+    frequency_buffer,
+    load_balance_loss,
+)
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.trades import trades_loss
 
 __all__ = [
+    "FrequencyBuffer",
     "LogitsMemory",
     "LogitsMemoryFns",
+    "accumulate_frequency",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
+    "expert_frequency",
+    "expert_specialization",
+    "frequency_buffer",
     "h_consistency_bound",
     "kd_loss",
+    "load_balance_loss",
     "log_stablemax",
     "logits_memory",
     "mesa_loss",

@@ -1,5 +1,12 @@
 """How wrong one example is: per example, no reduction."""
 
+from jaxtrain.losses.attention_entropy import (
+    attention_entropy,
+    entropy_regularization,
+    headwise_entropy_stats,
+    scaled_ffn,
+    weight_normalized,
+)
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
     comp_sum_h_consistency,
@@ -26,14 +33,17 @@ __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
     "accumulate_frequency",
+    "attention_entropy",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
     "comp_sum_minimizability_gap",
+    "entropy_regularization",
     "expert_frequency",
     "expert_specialization",
     "frequency_buffer",
     "h_consistency_bound",
+    "headwise_entropy_stats",
     "kd_loss",
     "load_balance_loss",
     "log_stablemax",
@@ -41,9 +51,11 @@ __all__ = [
     "mesa_loss",
     "saf_loss",
     "saf_trajectory_loss",
+    "scaled_ffn",
     "smooth_adversarial_comp_sum_loss",
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",
     "trades_loss",
+    "weight_normalized",
 ]

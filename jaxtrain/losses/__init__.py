@@ -1,5 +1,6 @@
 """How wrong one example is: per example, no reduction."""
 
+from jaxtrain.losses.adawac import adawac_loss, adawac_update_weights, augmentation_consistency, soft_dice_loss
 from jaxtrain.losses.attention_entropy import (
     attention_entropy,
     entropy_regularization,
@@ -33,7 +34,10 @@ __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
     "accumulate_frequency",
+    "adawac_loss",
+    "adawac_update_weights",
     "attention_entropy",
+    "augmentation_consistency",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
@@ -53,6 +57,7 @@ __all__ = [
     "saf_trajectory_loss",
     "scaled_ffn",
     "smooth_adversarial_comp_sum_loss",
+    "soft_dice_loss",
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",

@@ -16,13 +16,7 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
-from jaxtrain.losses.dpo import (
-    TuningStage,
-    dpo_loss,
-    dpo_with_sft_loss,
-    iterative_tuning_schedule,
-    multiscale_token_logprob,
-)
+from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.generalized_gaussian import (
     biev_weights,
     gg_td_loss,
@@ -61,7 +55,6 @@ __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
     "MecoState",
-    "TuningStage",
     "biev_weights",
     "c51_project",
     "categorical_value",
@@ -75,7 +68,6 @@ __all__ = [
     "cs_ib_loss",
     "cs_qmi",
     "dpo_loss",
-    "dpo_with_sft_loss",
     "gaussian_gram",
     "gg_td_loss",
     "ggd_excess_kurtosis",
@@ -86,7 +78,6 @@ __all__ = [
     "hl_gauss_loss",
     "hl_gauss_probs",
     "importance_log_partition",
-    "iterative_tuning_schedule",
     "kd_loss",
     "kl_shaped_reward",
     "log_stablemax",
@@ -95,7 +86,6 @@ __all__ = [
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
-    "multiscale_token_logprob",
     "nce_loss",
     "npo_gradient_weight",
     "npo_loss",

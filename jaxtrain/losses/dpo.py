@@ -42,6 +42,7 @@ def dpo_loss(
 
     Source: Rafailov et al. (2023), arXiv 2305.18290; used by arXiv 2504.02949 on tokens of images.
 
+    >>> import jax.numpy as jnp
     >>> same, up = jnp.array([-3.0]), jnp.array([-2.0])
     >>> [round(float(dpo_loss(w, same, same, same, beta=1.0)[0]), 4) for w in (same, up)]
     [0.6931, 0.3133]

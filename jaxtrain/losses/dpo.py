@@ -1,16 +1,11 @@
 """Direct preference optimization: a pair's log-probabilities moved apart, measured from a reference."""
 
-import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from jaxtrain.core import Number, check_finite_number
-from jaxtrain.losses._logits import check_labels, widened
+from jaxtrain.losses._logits import widened
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -47,6 +42,7 @@ def dpo_loss(
 
     Source: Rafailov et al. (2023), arXiv 2305.18290; used by arXiv 2504.02949 on tokens of images.
 
+    >>> import jax.numpy as jnp
     >>> same, up = jnp.array([-3.0]), jnp.array([-2.0])
     >>> [round(float(dpo_loss(w, same, same, same, beta=1.0)[0]), 4) for w in (same, up)]
     [0.6931, 0.3133]
@@ -61,137 +57,3 @@ def dpo_loss(
     # softplus by logaddexp has slope 1/2 at 0, where training starts
     loss = (1 - label_smoothing) * jax.nn.softplus(-z) + label_smoothing * jax.nn.softplus(z)
     return loss.astype(logp_w.dtype)
-
-
-def dpo_with_sft_loss(
-    logp_w: Float[Array, "*batch"],
-    logp_l: Float[Array, "..."],
-    ref_logp_w: Float[Array, "..."],
-    ref_logp_l: Float[Array, "..."],
-    length_w: Float[Array, "..."] | Int[Array, "..."] | Number,
-    *,
-    sft_weight: Number,
-    beta: Number = 0.1,
-    label_smoothing: Number = 0.0,
-) -> Float[Array, "*batch"]:
-    r""":func:`dpo_loss` plus the winner's cross-entropy for each token, against winners that become unlikely too.
-
-    .. math:: \ell = \ell_{DPO} - \frac{w}{|y_w|} \log \pi_\theta(y_w).
-
-    Args:
-      logp_w: ``(...)`` log-probabilities of the winners: sums over their tokens.
-      logp_l: ``(...)`` of the losers.
-      ref_logp_w: ``(...)`` of the winners under the reference; constants.
-      ref_logp_l: ``(...)`` of the losers under the reference; constants.
-      length_w: how many tokens each winner has, > 0; broadcasts.
-      sft_weight: the weight w ≥ 0 of the second term; may be traced.
-      beta: as in :func:`dpo_loss`.
-      label_smoothing: as in :func:`dpo_loss`.
-
-    Returns:
-      ``(...)``, one loss for each pair, in the dtype of ``logp_w``.
-
-    Raises:
-      ValueError: shapes that disagree; a number out of range.
-
-    Source: Zhuang et al. (2025), arXiv 2504.02949.
-
-    >>> logp = jnp.array([-3.0])
-    >>> round(float(dpo_with_sft_loss(logp, logp, logp, logp, 6, sft_weight=1.0)[0]), 4)  # log 2 + 3/6
-    1.1931
-    """
-    check_finite_number("sft_weight", sft_weight, low=0.0)
-    check_finite_number("length_w", length_w, low=_TINY)
-    pair = dpo_loss(widened(logp_w), logp_l, ref_logp_w, ref_logp_l, beta=beta, label_smoothing=label_smoothing)
-    return (pair - sft_weight * widened(logp_w) / length_w).astype(logp_w.dtype)
-
-
-def multiscale_token_logprob(
-    logits: Float[Array, "batch tokens vocabulary"],
-    targets: Int[Array, "batch tokens"],
-    patch_nums: Sequence[int],
-    *,
-    where: Bool[Array, "batch tokens"] | None = None,
-    per_scale: bool = False,
-) -> Float[Array, "batch"] | Float[Array, "batch scales"]:
-    r"""Log-probability of an image as tokens of growing resolution: a sum over scales and positions.
-
-    .. math:: \log \pi(r_1 \ldots r_K) = \sum_{k=1}^K \sum_{i=1}^{p_k^2} \log p(r_{k,i} \mid r_1 \ldots r_{k-1}).
-
-    The logits come from one pass in which each scale sees those before it.
-
-    Args:
-      logits: ``(batch, tokens, vocabulary)``, the scales one after the other.
-      targets: ``(batch, tokens)`` the image's tokens.
-      patch_nums: side lengths :math:`p_k` of the scales; their squares add up to the tokens.
-      where: which tokens count; default all.
-      per_scale: a sum for each scale instead of one for the image.
-
-    Returns:
-      ``(batch,)`` or ``(batch, scales)``, in the dtype of the logits; summed in float32 at least.
-
-    Raises:
-      ValueError: scales that are not as many tokens, shapes that disagree, a token out of range.
-
-    Source: Zhuang et al. (2025), arXiv 2504.02949; Tian et al. (2024), arXiv 2404.02905, for the scales.
-
-    >>> logits, targets = jnp.zeros((1, 5, 2)), jnp.zeros((1, 5), int)
-    >>> [round(float(x), 4) for x in multiscale_token_logprob(logits, targets, (1, 2), per_scale=True)[0]]
-    [-0.6931, -2.7726]
-    """
-    sizes = [int(p) ** 2 for p in patch_nums]
-    if sum(sizes) != logits.shape[1]:
-        raise ValueError(
-            f"multiscale_token_logprob: scales of {tuple(patch_nums)} patches have {sum(sizes)} tokens, "
-            f"the logits {logits.shape[1]}"
-        )
-    check_labels("multiscale_token_logprob", logits, targets)
-    log_p = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), targets[..., None], axis=-1)[..., 0]
-    if where is not None:
-        log_p = jnp.where(where, log_p, 0.0)
-    if not per_scale:
-        return jnp.sum(log_p, axis=1).astype(logits.dtype)
-    parts = jnp.split(log_p, np.cumsum(sizes)[:-1], axis=1)
-    return jnp.stack([jnp.sum(part, axis=1) for part in parts], axis=1).astype(logits.dtype)
-
-
-class TuningStage(NamedTuple):
-    """A part of :func:`iterative_tuning_schedule`: steps from ``start`` up to ``stop``, which is the next one's start."""
-
-    kind: str
-    resolution: int
-    start: int
-    stop: int
-
-
-def iterative_tuning_schedule(resolutions: Sequence[int], *, sft_steps: int, dpo_steps: int) -> tuple[TuningStage, ...]:
-    """Instruction tuning and preference tuning by turns, once at each resolution, from the lowest.
-
-    Args:
-      resolutions: increasing sides of the images.
-      sft_steps: steps of each instruction tuning, ≥ 1.
-      dpo_steps: steps of each preference tuning, ≥ 1.
-
-    Returns:
-      Two stages for each resolution, of kinds ``"sft"`` and ``"dpo"``.
-
-    Raises:
-      ValueError: resolutions that do not increase; too few steps.
-
-    Source: Zhuang et al. (2025), arXiv 2504.02949.
-
-    >>> for stage in iterative_tuning_schedule((256, 512), sft_steps=100, dpo_steps=20)[1:3]:
-    ...     print(stage)
-    TuningStage(kind='dpo', resolution=256, start=100, stop=120)
-    TuningStage(kind='sft', resolution=512, start=120, stop=220)
-    """
-    if not resolutions or any(b <= a for a, b in itertools.pairwise(resolutions)):
-        raise ValueError(f"resolutions must increase, got {tuple(resolutions)}")
-    if min(sft_steps, dpo_steps) < 1:
-        raise ValueError(f"stages need at least 1 step, got {sft_steps} and {dpo_steps}")
-    stages, start = [], 0
-    for resolution in resolutions:
-        for kind, steps in (("sft", sft_steps), ("dpo", dpo_steps)):
-            stages.append(TuningStage(kind, int(resolution), start, start + steps))
-            start += steps
-    return tuple(stages)

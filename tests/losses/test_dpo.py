@@ -1,14 +1,13 @@
-"""DPO against PyTorch's formula as numbers, its gradient in closed form, and loops over scales."""
+"""DPO against PyTorch's formula as numbers, its gradient in closed form."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.losses import dpo_loss, dpo_with_sft_loss, iterative_tuning_schedule, multiscale_token_logprob
+from jaxtrain.losses import dpo_loss
 from jaxtrain.testing import check_loss
 
 RNG = np.random.default_rng(0)
@@ -39,59 +38,14 @@ def test_starts_at_log_2_with_half_the_pull():
     np.testing.assert_allclose(slope, -0.25, rtol=1e-6)
 
 
-def test_with_the_winners_cross_entropy(x64):
-    lengths = A(RNG.integers(1, 9, 20))
-    got = dpo_with_sft_loss(A(W), A(L), A(REF_W), A(REF_L), lengths, sft_weight=0.3, beta=0.2)
-    wanted = dpo_loss(A(W), A(L), A(REF_W), A(REF_L), beta=0.2) - 0.3 * W / np.asarray(lengths)
-    np.testing.assert_allclose(got, wanted, rtol=1e-12)
-
-
-def test_an_image_is_the_sum_of_its_scales(x64):
-    scales, vocabulary = (1, 2, 3), 5
-    logits, tokens = RNG.normal(size=(4, 14, vocabulary)), RNG.integers(0, vocabulary, (4, 14))
-    where = RNG.random((4, 14)) < 0.7
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    wanted, counted = np.zeros((4, 3)), np.zeros((4, 3))
-    for b in range(4):
-        position = 0
-        for k, side in enumerate(scales):
-            for _ in range(side * side):
-                value = np.log(p[b, position, tokens[b, position]])
-                wanted[b, k] += value
-                counted[b, k] += value * where[b, position]
-                position += 1
-    args = A(logits), A(tokens), scales
-    np.testing.assert_allclose(multiscale_token_logprob(*args, per_scale=True), wanted, rtol=1e-12)
-    np.testing.assert_allclose(multiscale_token_logprob(*args), wanted.sum(1), rtol=1e-12)
-    np.testing.assert_allclose(multiscale_token_logprob(*args, where=A(where)), counted.sum(1), rtol=1e-12)
-
-
-def test_schedule():
-    stages = iterative_tuning_schedule((64, 128, 256), sft_steps=5, dpo_steps=2)
-    assert [s.kind for s in stages] == ["sft", "dpo"] * 3
-    assert [s.resolution for s in stages] == [64, 64, 128, 128, 256, 256]
-    assert all(a.stop == b.start for a, b in itertools.pairwise(stages))
-    assert stages[-1].stop == 21
-
-
 def test_contract():
     half = functools.partial(dpo_loss, beta=0.5, label_smoothing=0.1)
     check_loss(lambda w, lose: half(w, lose, w * 0 - 3, lose * 0 - 4), predictions=W[:6], targets=L[:6])
 
 
 def test_bad_input():
-    logp, logits, tokens = jnp.zeros(3), jnp.zeros((2, 5, 4)), jnp.zeros((2, 5), int)
+    logp = jnp.zeros(3)
     with pytest.raises(ValueError, match="label_smoothing must lie in"):
         dpo_loss(logp, logp, logp, logp, label_smoothing=1.5)
     with pytest.raises(ValueError, match=r"logp_w \(3,\) and logp_l \(2,\) disagree"):
         dpo_loss(logp, logp[:2], logp, logp)
-    with pytest.raises(ValueError, match="length_w must lie in"):
-        dpo_with_sft_loss(logp, logp, logp, logp, 0, sft_weight=1.0)
-    with pytest.raises(ValueError, match="have 10 tokens, the logits 5"):
-        multiscale_token_logprob(logits, tokens, (1, 3))
-    with pytest.raises(ValueError, match="label 4 is none of the 4 classes"):
-        multiscale_token_logprob(logits, tokens.at[0, 0].set(4), (1, 2))
-    with pytest.raises(ValueError, match="resolutions must increase"):
-        iterative_tuning_schedule((2, 1), sft_steps=1, dpo_steps=1)
-    with pytest.raises(ValueError, match="at least 1 step"):
-        iterative_tuning_schedule((1, 2), sft_steps=1, dpo_steps=0)

@@ -1,6 +1,5 @@
 """How wrong one example is: per example, no reduction."""
 
-from jaxtrain.losses.adawac import adawac_loss, adawac_update_weights, augmentation_consistency, soft_dice_loss
 from jaxtrain.losses.alpha_divergence import (
     adaptive_alpha_distill_loss,
     alpha_divergence,
@@ -15,13 +14,6 @@ from jaxtrain.losses.anyloss import (
     soft_confusion_matrix,
     soft_threshold,
 )
-from jaxtrain.losses.attention_entropy import (
-    attention_entropy,
-    entropy_regularization,
-    headwise_entropy_stats,
-    scaled_ffn,
-    weight_normalized,
-)
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
@@ -32,13 +24,7 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
-from jaxtrain.losses.dpo import (
-    TuningStage,
-    dpo_loss,
-    dpo_with_sft_loss,
-    iterative_tuning_schedule,
-    multiscale_token_logprob,
-)
+from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
 from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
 from jaxtrain.losses.generalized_gaussian import (
@@ -100,19 +86,14 @@ __all__ = [
     "LogitsMemoryFns",
     "MecoState",
     "SoftConfusion",
-    "TuningStage",
     "accumulate_frequency",
     "adaptive_alpha_distill_loss",
-    "adawac_loss",
-    "adawac_update_weights",
     "aldr_kl_loss",
     "alpha_divergence",
     "alpha_divergence_surrogate",
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
-    "attention_entropy",
-    "augmentation_consistency",
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
@@ -131,13 +112,11 @@ __all__ = [
     "cs_qmi",
     "dice_ce_loss",
     "dpo_loss",
-    "dpo_with_sft_loss",
     "elr_loss",
     "elr_plus_loss",
     "elr_regularizer",
     "elr_targets",
     "ensloss",
-    "entropy_regularization",
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
@@ -149,13 +128,11 @@ __all__ = [
     "ggd_variance",
     "gradient_ascent_loss",
     "h_consistency_bound",
-    "headwise_entropy_stats",
     "hl_gauss_loss",
     "hl_gauss_probs",
     "importance_log_partition",
     "inverse_box_cox",
     "is_calibrated_derivative",
-    "iterative_tuning_schedule",
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
@@ -168,7 +145,6 @@ __all__ = [
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
-    "multiscale_token_logprob",
     "nce_loss",
     "npo_gradient_weight",
     "npo_loss",
@@ -179,13 +155,11 @@ __all__ = [
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
     "sandwich_subnet_sampler",
-    "scaled_ffn",
     "sequence_policy_gradient_loss",
     "skeleton_recall_loss",
     "skeleton_tube",
     "smooth_adversarial_comp_sum_loss",
     "soft_confusion_matrix",
-    "soft_dice_loss",
     "soft_skeletonize",
     "soft_threshold",
     "softmax_collapse_fraction",
@@ -195,5 +169,4 @@ __all__ = [
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
-    "weight_normalized",
 ]

@@ -1,5 +1,6 @@
 """How wrong one example is: per example, no reduction."""
 
+from jaxtrain.losses.adawac import adawac_loss, adawac_update_weights, augmentation_consistency, soft_dice_loss
 from jaxtrain.losses.alpha_divergence import (
     adaptive_alpha_distill_loss,
     alpha_divergence,
@@ -13,6 +14,13 @@ from jaxtrain.losses.anyloss import (
     anyloss_from_logits,
     soft_confusion_matrix,
     soft_threshold,
+)
+from jaxtrain.losses.attention_entropy import (
+    attention_entropy,
+    entropy_regularization,
+    headwise_entropy_stats,
+    scaled_ffn,
+    weight_normalized,
 )
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
 from jaxtrain.losses.comp_sum import (
@@ -88,12 +96,16 @@ __all__ = [
     "SoftConfusion",
     "accumulate_frequency",
     "adaptive_alpha_distill_loss",
+    "adawac_loss",
+    "adawac_update_weights",
     "aldr_kl_loss",
     "alpha_divergence",
     "alpha_divergence_surrogate",
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
+    "attention_entropy",
+    "augmentation_consistency",
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
@@ -117,6 +129,7 @@ __all__ = [
     "elr_regularizer",
     "elr_targets",
     "ensloss",
+    "entropy_regularization",
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
@@ -128,6 +141,7 @@ __all__ = [
     "ggd_variance",
     "gradient_ascent_loss",
     "h_consistency_bound",
+    "headwise_entropy_stats",
     "hl_gauss_loss",
     "hl_gauss_probs",
     "importance_log_partition",
@@ -155,11 +169,13 @@ __all__ = [
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
     "sandwich_subnet_sampler",
+    "scaled_ffn",
     "sequence_policy_gradient_loss",
     "skeleton_recall_loss",
     "skeleton_tube",
     "smooth_adversarial_comp_sum_loss",
     "soft_confusion_matrix",
+    "soft_dice_loss",
     "soft_skeletonize",
     "soft_threshold",
     "softmax_collapse_fraction",
@@ -169,4 +185,5 @@ __all__ = [
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "weight_normalized",
 ]

@@ -12,8 +12,8 @@ from experiments.harness import Claim, Comparison
 from jaxtrain.losses import attention_entropy, entropy_regularization
 from jaxtrain.workloads import bytes as text
 
-LAYERS, HEADS, WIDTH, T, VOCAB, BATCH, STEPS = 3, 4, 16, 32, 128, 8, 400
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+LAYERS, HEADS, WIDTH, T, VOCAB, BATCH, STEPS = 2, 4, 16, 32, 128, 8, 200
+RATES = (3e-3, 1e-2, 3e-2, 0.1)
 COEFFICIENT = 0.04
 
 
@@ -110,12 +110,12 @@ CLAIM = Claim(
     slug="entropy_guided_attention",
     says="Without nonlinearities and layer normalization at least a fifth more of the heads is overloaded (entropy above "
     "0.8 of the greatest) than in the standard block; the entropy penalty lowers that share and the held-out loss.",
-    setup="Predicting the next byte of Python's help texts; 3 causal blocks of width 16 with 4 heads over 32 bytes; the "
+    setup="Predicting the next byte of Python's help texts; 2 causal blocks of width 16 with 4 heads over 32 bytes; the "
     "standard block has GELU and normalization before each part, the other neither, with a learnt scale of its linear "
-    "feed-forward part; 400 Adam steps on 8 windows with cosine decay, gradients clipped to norm 1; thresholds learnt from "
+    "feed-forward part; 200 Adam steps on 8 windows with cosine decay, gradients clipped to norm 1; thresholds learnt from "
     "0.5, margin 0.2; mean over queries and batch with a coefficient of 0.04, which is the paper's 1e-5 of the sum over "
     "4,096 positions. Entropies of rows are relative to their own greatest, log of the number of visible keys.",
-    tuning="the rate of each arm from 0.0003, 0.001, 0.003, 0.01, 0.03 by the mean held-out loss of 2 other seeds",
+    tuning="the rate of each arm from 0.003, 0.01, 0.03, 0.1 by the mean held-out loss of 2 other seeds",
     arms={
         "standard": functools.partial(_arm, standard=True, coefficient=0.0),
         "softmax_only": functools.partial(_arm, standard=False, coefficient=0.0),
@@ -126,7 +126,7 @@ CLAIM = Claim(
         Comparison("the penalty lowers the share", "regularized", "softmax_only", "overloaded", "lower"),
         Comparison("the penalty lowers the loss", "regularized", "softmax_only", "loss", "lower"),
     ),
-    seeds=8,
+    seeds=6,
     smoke_seeds=2,
     claimed_by="arXiv 2501.03489: entropic overload of nonlinearity-free models, perplexity with entropy regularization",
 )

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import zeros_accumulator
+from jaxtrain.optimizers._decay import DecayState
 from jaxtrain.optimizers._fused import map_leaves
 
 
@@ -87,16 +88,12 @@ def scale_by_adan(
     return optax.GradientTransformation(init, update)
 
 
-class _DecayState(NamedTuple):
-    count: Int[Array, ""]
-
-
 def _proximal_decay(learning_rate: optax.ScalarOrSchedule, weight_decay: Number) -> optax.GradientTransformation:
     r""":math:`\theta \leftarrow (\theta + u)/(1 + \eta\lambda)`."""
 
     def init(params):
         del params
-        return _DecayState(jnp.zeros((), jnp.int32))
+        return DecayState(jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None):
         if params is None:
@@ -108,7 +105,7 @@ def _proximal_decay(learning_rate: optax.ScalarOrSchedule, weight_decay: Number)
             # (θ + u)/(1 + ηλ) - θ without the difference of near numbers
             return ((u - pull * p) / (1 + pull)).astype(u.dtype)
 
-        return jax.tree.map(decay, updates, params), _DecayState(optax.safe_increment(state.count))
+        return jax.tree.map(decay, updates, params), DecayState(optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
 

@@ -36,10 +36,6 @@ class BilevelState(NamedTuple):
     opt_state: optax.OptState
 
 
-def _vdot(a: Params, b: Params) -> Scalar:
-    return optax.tree.vdot(a, b)
-
-
 def linear_system_step(
     upper_loss: Loss,
     lower_loss: Loss,
@@ -111,7 +107,7 @@ def hypergradient(
     """
 
     def crossed(x):
-        return _vdot(jax.grad(lower_loss, argnums=1)(x, y, lower_batch), jax.lax.stop_gradient(z))
+        return optax.tree.vdot(jax.grad(lower_loss, argnums=1)(x, y, lower_batch), jax.lax.stop_gradient(z))
 
     direct = jax.grad(upper_loss)(x, y, upper_batch)
     return jax.tree.map(lambda d, c: d - c, direct, jax.grad(crossed)(x))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxtrain.core import Number, Params, check_finite_number, check_key, check_same_structure
 from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zeros_accumulator
 from jaxtrain.core.probes import hutchinson_diagonal
-from jaxtrain.optimizers._inner import check_cap, common_dtype, ratio, the_value
+from jaxtrain.optimizers._inner import check_cap, common_dtype, inner, ratio, the_value
 
 PRECONDITIONERS = ("hutchinson", "adam", "adagrad", None)
 SLACKS = (None, "l1", "l2")
@@ -156,8 +156,7 @@ def scale_by_preconditioned_polyak(
             scales = None
         direction = wide if scales is None else jax.tree.map(ratio, wide, scales)
         kind = state.slack.dtype
-        terms = jax.tree.map(lambda g, d: jnp.sum(g * d).astype(kind), wide, direction)
-        square = sum(jax.tree.leaves(terms), jnp.zeros((), kind))
+        square = inner(wide, direction).astype(kind)
         loss, s = the_value(value, kind, where="psps") - f_star, state.slack
         step = ratio(jnp.maximum(loss, 0), square)
         if slack == "l2":

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, over_matrices, run_if, static_int, zero_after, zeros_accumulator
 from jaxtrain.optimizers._decay import decay_after_step
+from jaxtrain.optimizers._fused import map_leaves
 
 Factors: TypeAlias = Any
 """For every parameter a tuple with a square matrix, or None, for each of its axes."""
@@ -198,10 +199,9 @@ def scale_by_soap(
             covariances = tuple(_add_covariance(c, g32, axis, decay) for axis, c in enumerate(covariances))
             return jnp.where(first, 0, u).astype(g.dtype), mu, nu, covariances
 
-        leaves, structure = jax.tree.flatten(updates)
-        columns = [structure.flatten_up_to(tree) for tree in (state.mu, state.nu, state.covariances, state.bases)]
-        done = [over_layers(step, g)(g, *rest) for g, *rest in zip(leaves, *columns, strict=True)]
-        updates, mu, nu, covariances = (structure.unflatten([parts[i] for parts in done]) for i in range(4))
+        updates, mu, nu, covariances = map_leaves(
+            lambda g, *rest: over_layers(step, g)(g, *rest), 4, updates, *state[1:]
+        )
         bases = state.bases
         if jax.tree.leaves(bases):
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+
+from tests.optimizers.golden_runs import run as follow
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "adaptive.npz")
 LEAVES = ("matrix", "vector", "scalar")
@@ -15,19 +15,6 @@ CHANGE = 20
 def falling(learning_rate):
     """The golden runs' learning rate: 0.3 of itself after step 20."""
     return lambda count: learning_rate * jnp.where(count < CHANGE, 1.0, 0.3)
-
-
-def follow(tx, params, grads):
-    """The iterates and the last state of a scanned run over given gradients."""
-
-    def step(carry, g):
-        params, state = carry
-        updates, state = tx.update(g, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    (_, state), iterates = jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g))(params, grads)
-    return iterates, state
 
 
 def start(dtype=None):

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+
+from tests.optimizers import golden_runs
 
 SHAPES = {"matrix": (4, 3), "vector": (5,), "scalar": ()}
 
@@ -24,16 +25,6 @@ def flat(tree, lead=0):
 
 def run(tx, params, grads, extras=None):
     """The iterates (flat) of a scanned run over given gradients, with extra arguments of each step, and the state."""
-    tx = optax.with_extra_args_support(tx)
-
-    def step(carry, inputs):
-        params, state = carry
-        g, extra = inputs
-        updates, state = tx.update(g, state, params, **extra)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    params, grads = jax.tree.map(jnp.asarray, (params, grads))
-    extras = jax.tree.map(jnp.asarray, extras or {})
-    (_, state), iterates = jax.jit(lambda p, g, e: jax.lax.scan(step, (p, tx.init(p)), (g, e)))(params, grads, extras)
+    params, grads, extras = jax.tree.map(jnp.asarray, (params, grads, extras or {}))
+    iterates, state = golden_runs.run(tx, params, grads, **extras)
     return flat(iterates, 1), state

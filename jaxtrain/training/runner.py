@@ -139,6 +139,7 @@ class _Run:
                 self.metrics.close()
                 for writer in self.writers:
                     writer.close()
+                self._settle()
         except OSError as error:
             newest = self.checkpoints.latest
             raise Stopped(
@@ -147,6 +148,13 @@ class _Run:
                 + (f"of step {newest}" if newest is not None else "none")
                 + "; with room on the disk the same command goes on from there",
             ) from error
+
+    def _settle(self) -> None:
+        """However the run ends, a checkpoint that is being written is finished before the folder is given back."""
+        try:
+            self.checkpoints.wait()
+        except CheckpointError as error:
+            self.progress.say(str(error))
 
     def _compare_versions(self, saved: Mapping[str, str]) -> None:
         now = versions()

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -149,6 +150,34 @@ def test_resumed_after_an_exception_it_ends_alike(finished, tmp_path):
         _run(tmp_path / "run", callbacks=((1, _breaks_at(8)),))
     assert _run(tmp_path / "run")["digests"] == summary["digests"]
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+def test_an_exception_waits_for_the_checkpoint_that_is_being_written(tmp_path, monkeypatch):
+    """Also where writing is slow: the folder is given back with the last checkpoint in it."""
+    from jaxtrain.training import checkpoint
+
+    plain = checkpoint._digest
+
+    def slowly(path):
+        time.sleep(0.1)  # each of its files
+        return plain(path)
+
+    monkeypatch.setattr(checkpoint, "_digest", slowly)
+    with pytest.raises(_Preempted):
+        _run(tmp_path / "run", callbacks=((1, _breaks_at(6)),))
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["00000005"]
+
+
+def test_an_exception_is_not_hidden_by_a_checkpoint_that_failed(tmp_path, monkeypatch, capsys):
+    from jaxtrain.training import checkpoint
+
+    def full(path):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "_digest", full)
+    with pytest.raises(_Preempted):
+        run(_experiment(callbacks=((1, _breaks_at(6)),)), tmp_path / "run", name="toy", progress=True)
+    assert "no space left" in capsys.readouterr().out
 
 
 def test_forced_changes_and_new_steps(tmp_path):

@@ -8,6 +8,7 @@ from jaxtrain.core.checks import (
     compare_leaves,
     describe_leaves,
 )
+from jaxtrain.core.debug import checked, debug_check
 from jaxtrain.core.types import (
     Aux,
     Batch,
@@ -40,6 +41,8 @@ __all__ = [
     "check_key",
     "check_leading_axes",
     "check_same_structure",
+    "checked",
     "compare_leaves",
+    "debug_check",
     "describe_leaves",
 ]

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.core.debug import debug_check
+
 
 def check_key(key: Any, *, where: str) -> None:
     """Raises unless ``key`` is one typed key, as ``jax.random.key`` makes it.
@@ -28,7 +30,7 @@ def check_key(key: Any, *, where: str) -> None:
 
 
 def check_finite_number(name: str, value: Any, *, low: float = -np.inf, high: float = np.inf) -> None:
-    """Raises unless ``value`` is a finite number in ``[low, high]``; a traced value passes.
+    """Raises unless ``value`` is a finite number in ``[low, high]``; one that is traced is checked by :func:`checked`.
 
     >>> check_finite_number("b1", 0.9, low=0.0, high=1.0)
     >>> check_finite_number("b1", 1.5, low=0.0, high=1.0)
@@ -36,6 +38,11 @@ def check_finite_number(name: str, value: Any, *, low: float = -np.inf, high: fl
     ValueError: b1 must lie in [0.0, 1.0], got 1.5
     """
     if isinstance(value, jax.core.Tracer):
+        debug_check(
+            lambda: jnp.isfinite(value) & (value >= low) & (value <= high),
+            f"{name} must lie in [{low}, {high}], got {{value}}",
+            value=lambda: value,
+        )
         return
     try:
         ok = bool(np.all(np.isfinite(value))) and bool(np.all((np.asarray(value) >= low) & (np.asarray(value) <= high)))

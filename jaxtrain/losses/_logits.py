@@ -6,23 +6,50 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from jaxtrain.core import Number
+from jaxtrain.core import Number, debug_check
 
 
-def check_labels(where: str, logits: Array, labels: Array) -> None:
-    """Raises unless there are two classes at least and the labels fit the logits."""
-    if logits.shape[-1] < 2:
-        raise ValueError(
-            f"{where}: logits of shape {logits.shape} have {logits.shape[-1]} class; at least 2 are needed"
-        )
+def check_labels(where: str, logits: Array, labels: Array) -> Array:
+    """The labels; raises unless there are two classes at least and the labels fit the logits.
+
+    Labels that are traced cannot be looked at: those out of range become the nearest class, and
+    :func:`jaxtrain.core.checked` raises there, and where the logits look like probabilities.
+    """
+    n = logits.shape[-1]
+    if n < 2:
+        raise ValueError(f"{where}: logits of shape {logits.shape} have {n} class; at least 2 are needed")
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"{where}: labels of shape {labels.shape} for logits {logits.shape}; give {logits.shape[:-1]}")
-    if not isinstance(labels, jax.core.Tracer) and labels.size:
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
+    debug_check(
+        lambda: ~_like_probabilities(logits),
+        f"{where}: every row of the logits is ≥ 0 and sums to 1, as probabilities do; give the logits before the softmax",
+    )
+    if isinstance(labels, jax.core.Tracer):
+
+        def wrong():
+            return (labels < 0) | (labels >= n)
+
+        debug_check(
+            lambda: ~wrong(),
+            f"{where}: label {{label}} is none of the {n} classes",
+            label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())],
+        )
+        return jnp.clip(labels, 0, n - 1)
+    if labels.size:
         values = np.asarray(labels)  # not jnp: inside jit even constants would turn into tracers
         low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= logits.shape[-1]:
-            wrong = low if low < 0 else high
-            raise ValueError(f"{where}: label {wrong} is none of the {logits.shape[-1]} classes")
+        if low < 0 or high >= n:
+            raise ValueError(f"{where}: label {low if low < 0 else high} is none of the {n} classes")
+    return labels
+
+
+def _like_probabilities(logits: Array) -> Array:
+    """Non-negative rows that sum to 1, as far as their dtype can say."""
+    x = widened(logits)
+    near = jnp.abs(jnp.sum(x, axis=-1) - 1) < 8 * jnp.finfo(logits.dtype).eps
+    return jnp.all(near & jnp.all(x >= 0, axis=-1))
 
 
 def check_same_logits(where: str, name: str, logits: Array, other: Array) -> None:

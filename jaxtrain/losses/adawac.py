@@ -160,7 +160,7 @@ def soft_dice_loss(
     0.6667
     """
     check_finite_number("smooth", smooth, low=float(np.finfo(np.float32).tiny))
-    check_labels("soft_dice_loss", logits, labels)
+    labels = check_labels("soft_dice_loss", logits, labels)
     p = jax.nn.softmax(widened(logits)).reshape(len(logits), -1, logits.shape[-1])
     t = jax.nn.one_hot(labels.reshape(p.shape[:2]), p.shape[-1], dtype=p.dtype)
     axes = (0, 1) if over_batch else 1

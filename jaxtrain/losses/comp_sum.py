@@ -63,7 +63,7 @@ def comp_sum_loss(
     [3.0, 1.3863, 0.75]
     """
     check_finite_number("tau", tau, low=0.0)
-    check_labels("comp_sum_loss", logits, labels)
+    labels = check_labels("comp_sum_loss", logits, labels)
     return _phi_of_log(surprise(logits, labels), tau).astype(logits.dtype)
 
 
@@ -112,7 +112,7 @@ def smooth_adversarial_comp_sum_loss(
     where = "smooth_adversarial_comp_sum_loss"
     if logits_adv.shape != logits_clean.shape:
         raise ValueError(f"{where}: logits_clean {logits_clean.shape} and logits_adv {logits_adv.shape} disagree")
-    check_labels(where, logits_clean, labels)
+    labels = check_labels(where, logits_clean, labels)
     clean = _phi_of_log(surprise(widened(logits_clean) / rho, labels), tau)
     moved = widened(logits_adv) - widened(logits_clean)
     moved = moved - jnp.take_along_axis(moved, labels[..., None], axis=-1)

@@ -91,7 +91,7 @@ def elr_loss(
     >>> round(float(elr_loss(logits, jnp.array([1]), targets, lam=0.5)[0]), 4)  # log 4 + log(1 - 0.75) / 2
     0.6931
     """
-    check_labels("elr_loss", logits, labels)
+    labels = check_labels("elr_loss", logits, labels)
     check_finite_number("lam", lam, low=0.0)
     pull = elr_regularizer(widened(logits), targets, clip=clip)
     return (surprise(logits, labels) + lam * pull).astype(logits.dtype)

@@ -160,7 +160,7 @@ def l1_normalize_logits(logits: Float[Array, "*batch n"]) -> Float[Array, "*batc
 
 def _deltas(where, logits, labels, lam, margin):
     """delta, and lam with an axis for the classes."""
-    check_labels(where, logits, labels)
+    labels = check_labels(where, logits, labels)
     check_finite_number("lam", lam, low=_TINY)
     check_finite_number("margin", margin, low=0.0)
     f = widened(logits)

@@ -91,7 +91,7 @@ def saf_loss(
     0.4463
     """
     check_finite_number("lam", lam, low=0.0)
-    check_labels("saf_loss", logits, labels)
+    labels = check_labels("saf_loss", logits, labels)
     natural = optax.losses.softmax_cross_entropy_with_integer_labels(widened(logits), labels)
     on = (jnp.asarray(epoch) > start_epoch) & (jnp.asarray(epoch) < end_epoch)
     # before there is a past its place may hold anything: chosen before the loss, so that the gradient is finite too

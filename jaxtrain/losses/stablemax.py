@@ -79,7 +79,7 @@ def stablemax_cross_entropy(logits: Float[Array, "*batch n"], labels: Int[Array,
     >>> round(float(loss[0]), 6)  # log(22 / 21)
     0.04652
     """
-    check_labels("stablemax_cross_entropy", logits, labels)
+    labels = check_labels("stablemax_cross_entropy", logits, labels)
     return surprise(_log_s(logits), labels).astype(logits.dtype)
 
 
@@ -110,7 +110,7 @@ def softmax_collapse_fraction(
     >>> round(float(softmax_collapse_fraction(logits, labels)), 3)  # the second
     0.333
     """
-    check_labels("softmax_collapse_fraction", logits, labels)
+    labels = check_labels("softmax_collapse_fraction", logits, labels)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"softmax_collapse_fraction: dtype must be floating, got {jnp.dtype(dtype)}")
     x = widened(logits.astype(dtype))

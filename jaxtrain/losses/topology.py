@@ -16,7 +16,7 @@ def _prepared(where: str, logits: Array, labels: Array) -> tuple[Array, Array]:
     """Log-probabilities and one-hot labels, in float32 at least."""
     if logits.ndim != 4:
         raise ValueError(f"{where}: logits of shape {logits.shape}; give (batch, height, width, classes)")
-    check_labels(where, logits, labels)
+    labels = check_labels(where, logits, labels)
     log_p = jax.nn.log_softmax(widened(logits))
     return log_p, jax.nn.one_hot(labels, logits.shape[-1], dtype=log_p.dtype)
 

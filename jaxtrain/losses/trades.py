@@ -43,7 +43,7 @@ def trades_loss(
     1.1394
     """
     check_finite_number("beta", beta, low=0.0)
-    check_labels("trades_loss", logits, labels)
+    labels = check_labels("trades_loss", logits, labels)
     check_same_logits("trades_loss", "logits_adv", logits, logits_adv)
     natural = optax.losses.softmax_cross_entropy_with_integer_labels(widened(logits), labels)
     return (natural + beta * tempered_kl(logits, logits_adv)).astype(jnp.result_type(logits))

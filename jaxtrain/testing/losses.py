@@ -21,6 +21,7 @@ LOSS_LAWS: Mapping[str, str] = {
     "finite_gradient": "the same of the gradient",
     "gradient": "the gradient is that of central differences in float64",
     "bfloat16": "values in bfloat16 are those in float32, up to bfloat16's rounding",
+    "labels": "integer labels out of range are refused or, as under jit, taken as the nearest class",
     "class_permutation": "renaming the classes changes nothing (only where it is asked for)",
 }
 """The laws that :func:`check_loss` checks, and what each says."""
@@ -161,6 +162,26 @@ def _bfloat16(s: _Subject):
     return differing_values("bfloat16", wanted, s.fn(x, y), 2.0**-5, left="float32", right="bfloat16")
 
 
+def _labels(s: _Subject):
+    x, y = s.inputs()
+    if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape != x.shape[:-1]:
+        return
+    n = x.shape[-1]
+    for wrong, nearest in ((n, n - 1), (-1, 0)):
+        for how, fn in (("eager", s.fn), ("under jit", s.jitted)):
+            try:
+                got = fn(x, y.at[0].set(wrong))
+            except ValueError:
+                continue
+            wanted = fn(x, y.at[0].set(nearest))
+            broken = list(differing_values(
+                "labels", wanted, got, s.rtol, left=f"label {nearest}", right=f"label {wrong} of {n} classes, {how},"
+            ))  # fmt: skip
+            if broken:
+                yield from broken
+                return
+
+
 def _class_permutation(s: _Subject):
     x, y = s.inputs()
     order = np.random.default_rng(3).permutation(x.shape[-1])
@@ -180,6 +201,7 @@ _CHECKS = {
     "finite_gradient": _finite_gradient,
     "gradient": _gradient,
     "bfloat16": _bfloat16,
+    "labels": _labels,
     "class_permutation": _class_permutation,
 }
 
@@ -202,7 +224,7 @@ def find_loss_violations(
     >>> def naive(logits, labels):
     ...     return -jnp.log(jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], 1)[:, 0])
     >>> [v.law for v in find_loss_violations(naive)]
-    ['finite', 'finite_gradient']
+    ['finite', 'finite_gradient', 'labels']
     """
     wanted = chosen(LOSS_LAWS, laws, except_)
     if laws is None and not class_symmetric:
@@ -252,7 +274,8 @@ def check_loss(
       ValueError: an unknown law.
 
     >>> import optax
-    >>> check_loss(optax.losses.softmax_cross_entropy_with_integer_labels, class_symmetric=True)
+    >>> loss = optax.losses.softmax_cross_entropy_with_integer_labels
+    >>> check_loss(loss, class_symmetric=True, except_=("labels",))  # NaN there
     """
     found = find_loss_violations(
         fn,

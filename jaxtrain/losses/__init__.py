@@ -52,6 +52,7 @@ from jaxtrain.losses.hl_gauss import (
     two_hot_probs,
 )
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
+from jaxtrain.losses.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
 from jaxtrain.losses.load_balance import (
     FrequencyBuffer,
     accumulate_frequency,
@@ -152,6 +153,8 @@ __all__ = [
     "l1_normalize_logits",
     "ldr_kl_loss",
     "ldr_weights",
+    "linear_cross_entropy",
+    "linear_cross_entropy_sum",
     "load_balance_loss",
     "log_stablemax",
     "logits_memory",

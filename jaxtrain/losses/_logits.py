@@ -20,28 +20,33 @@ def check_labels(where: str, logits: Array, labels: Array) -> Array:
         raise ValueError(f"{where}: logits of shape {logits.shape} have {n} class; at least 2 are needed")
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"{where}: labels of shape {labels.shape} for logits {logits.shape}; give {logits.shape[:-1]}")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
     debug_check(
         lambda: ~_like_probabilities(logits),
         f"{where}: every row of the logits is ≥ 0 and sums to 1, as probabilities do; give the logits before the softmax",
     )
+    return in_range(where, labels, n)
+
+
+def in_range(where: str, labels: Array, num_classes: int) -> Array:
+    """The labels, raised at or moved as :func:`check_labels` says."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
     if isinstance(labels, jax.core.Tracer):
 
         def wrong():
-            return (labels < 0) | (labels >= n)
+            return (labels < 0) | (labels >= num_classes)
 
         debug_check(
             lambda: ~wrong(),
-            f"{where}: label {{label}} is none of the {n} classes",
+            f"{where}: label {{label}} is none of the {num_classes} classes",
             label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())],
         )
-        return jnp.clip(labels, 0, n - 1)
+        return jnp.clip(labels, 0, num_classes - 1)
     if labels.size:
         values = np.asarray(labels)  # not jnp: inside jit even constants would turn into tracers
         low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= n:
-            raise ValueError(f"{where}: label {low if low < 0 else high} is none of the {n} classes")
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"{where}: label {low if low < 0 else high} is none of the {num_classes} classes")
     return labels
 
 

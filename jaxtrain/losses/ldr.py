@@ -175,6 +175,7 @@ def _scaled(x: Array, lam: Array) -> Array:
 
 
 def _worst_mean(delta: Array, lam: Array) -> Array:
-    log_mean = jax.nn.logsumexp(_scaled(delta, lam), axis=-1) - np.log(delta.shape[-1])
+    # the largest is 0 already: logsumexp would look for it in a pass of its own
+    log_mean = jnp.log(jnp.sum(jnp.exp(_scaled(delta, lam)), axis=-1)) - np.log(delta.shape[-1])
     # the maximum is a constant in both places; together they have the right gradient
     return jax.lax.stop_gradient(jnp.max(delta, axis=-1)) + lam[..., 0] * log_mean

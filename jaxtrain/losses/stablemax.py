@@ -6,7 +6,21 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Scalar
-from jaxtrain.losses._logits import check_labels, surprise, widened
+from jaxtrain.losses._logits import check_labels, widened
+
+
+@jax.custom_jvp
+def _s(x: Array) -> Array:
+    """x + 1 above 0 and 1 / (1 - x) below."""
+    d = 1 + jnp.abs(x)
+    return jnp.where(x >= 0, d, 1 / d)
+
+
+@_s.defjvp
+def _s_jvp(primals, tangents):
+    # that of |x| at 0 is 0, where s has the derivative 1
+    s = _s(primals[0])
+    return s, tangents[0] * jnp.where(primals[0] >= 0, 1, s * s)
 
 
 def _log_s(x: Array) -> Array:
@@ -80,7 +94,15 @@ def stablemax_cross_entropy(logits: Float[Array, "*batch n"], labels: Int[Array,
     0.04652
     """
     labels = check_labels("stablemax_cross_entropy", logits, labels)
-    return surprise(_log_s(logits), labels).astype(logits.dtype)
+    x = widened(logits)
+    own = jax.lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1) == labels[..., None]
+    others = jnp.where(own, -jnp.inf, x)
+    # relative to the largest of them, so that no sum overflows; s itself and not its logarithm: no transcendental
+    # function for each of the classes
+    best = _s(jax.lax.stop_gradient(jnp.max(others, axis=-1, keepdims=True)))
+    share = jnp.log(jnp.sum(_s(others) * (1 / best), axis=-1)) + jnp.log(best[..., 0])
+    x_y = jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.softplus(share - _log_s(x_y)).astype(logits.dtype)
 
 
 def softmax_collapse_fraction(

@@ -22,6 +22,12 @@ from jaxtrain.losses.attention_entropy import (
     scaled_ffn,
     weight_normalized,
 )
+from jaxtrain.losses.break_a_scene import (
+    attention_mask_loss,
+    break_a_scene_loss,
+    masked_denoising_loss,
+    union_sample,
+)
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
@@ -105,11 +111,13 @@ __all__ = [
     "anyloss_from_counts",
     "anyloss_from_logits",
     "attention_entropy",
+    "attention_mask_loss",
     "augmentation_consistency",
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
     "biev_weights",
+    "break_a_scene_loss",
     "c51_project",
     "categorical_value",
     "cldice_loss",
@@ -155,6 +163,7 @@ __all__ = [
     "load_balance_loss",
     "log_stablemax",
     "logits_memory",
+    "masked_denoising_loss",
     "mbbe_variance",
     "meco_gradient_momentum",
     "meco_loss_and_state",
@@ -185,5 +194,6 @@ __all__ = [
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "union_sample",
     "weight_normalized",
 ]

@@ -38,7 +38,7 @@ from jaxtrain.losses.comp_sum import (
     smooth_adversarial_comp_sum_loss,
 )
 from jaxtrain.losses.distillation import kd_loss
-from jaxtrain.losses.dpo import dpo_loss
+from jaxtrain.losses.dpo import TuningStage, dpo_loss, dpo_with_sft_loss, iterative_tuning_schedule
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
 from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
 from jaxtrain.losses.generalized_gaussian import (
@@ -57,6 +57,7 @@ from jaxtrain.losses.hl_gauss import (
     td_classification_loss,
     two_hot_probs,
 )
+from jaxtrain.losses.layer_choice import layer_mask, select_layers_by_change
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.load_balance import (
     FrequencyBuffer,
@@ -87,6 +88,12 @@ from jaxtrain.losses.retrieval import (
     uncertainty_regularized_retrieval_loss,
 )
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
+from jaxtrain.losses.scales import (
+    multiscale_token_logprob,
+    prior_distillation_loss,
+    scale_weighted_token_loss,
+    scale_weights,
+)
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
@@ -100,6 +107,7 @@ __all__ = [
     "LogitsMemoryFns",
     "MecoState",
     "SoftConfusion",
+    "TuningStage",
     "accumulate_frequency",
     "adaptive_alpha_distill_loss",
     "adawac_loss",
@@ -132,6 +140,7 @@ __all__ = [
     "cs_qmi",
     "dice_ce_loss",
     "dpo_loss",
+    "dpo_with_sft_loss",
     "elr_loss",
     "elr_plus_loss",
     "elr_regularizer",
@@ -155,9 +164,11 @@ __all__ = [
     "importance_log_partition",
     "inverse_box_cox",
     "is_calibrated_derivative",
+    "iterative_tuning_schedule",
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
+    "layer_mask",
     "ldr_kl_loss",
     "ldr_weights",
     "load_balance_loss",
@@ -168,17 +179,22 @@ __all__ = [
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
+    "multiscale_token_logprob",
     "nce_loss",
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
     "ppo_clip_loss",
+    "prior_distillation_loss",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
     "sandwich_subnet_sampler",
+    "scale_weighted_token_loss",
+    "scale_weights",
     "scaled_ffn",
+    "select_layers_by_change",
     "sequence_policy_gradient_loss",
     "skeleton_recall_loss",
     "skeleton_tube",

@@ -88,8 +88,10 @@ def attention_mask_loss(
         raise ValueError(f"{name}: where {where.shape} for attn_maps {attn_maps.shape}; give {attn_maps.shape[:2]}")
     a = widened(attn_maps)
     if normalize == "max":
-        highest = a.max(axis=(2, 3), keepdims=True)
+        # first by a constant, so that the gradient of the maximum is taken at 1: at 1e-20 its square would underflow
+        highest = jax.lax.stop_gradient(a.max(axis=(2, 3), keepdims=True))
         a = a / jnp.where(highest > 0, highest, 1.0)
+        a = a / jnp.where(highest > 0, a.max(axis=(2, 3), keepdims=True), 1.0)
     apart = ((a - masks.astype(a.dtype)) ** 2).mean(axis=(2, 3))
     if where is not None:
         apart = jnp.where(where, apart, 0.0)

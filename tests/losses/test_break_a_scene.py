@@ -53,6 +53,14 @@ def test_height_of_a_map_has_no_gradient(x64):
     np.testing.assert_allclose(jnp.sum(slope * maps, axis=(2, 3)), 0.0, atol=1e-15)
 
 
+def test_faint_maps_have_the_gradient_of_strong_ones():
+    """A token that nothing attends to has maps near the smallest number; the square of that is 0."""
+    maps = jnp.asarray(RNG.gamma(1.0, 1.0, (3, 2, 4, 5)), jnp.float32)
+    masks = jnp.asarray(RNG.random((3, 2, 4, 5)) < 0.5)
+    slope = jax.jit(jax.grad(lambda a: attention_mask_loss(a, masks).sum()))
+    np.testing.assert_allclose(slope(2.0**-100 * maps) * 2.0**-100, slope(maps), rtol=1e-6)  # powers of 2: exact
+
+
 def test_a_map_of_zeros_is_finite():
     masks = jnp.ones((1, 1, 2, 2))
     value, slope = jax.value_and_grad(lambda a: attention_mask_loss(a, masks).sum())(jnp.zeros((1, 1, 2, 2)))

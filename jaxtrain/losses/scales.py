@@ -32,7 +32,9 @@ def _log_p(
     check_labels(where, logits, targets)
     if mask is not None and mask.shape != targets.shape:
         raise ValueError(f"{where}: where {mask.shape} for targets {targets.shape}")
-    log_p = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), targets[..., None], axis=-1)[..., 0]
+    # a traced token out of range is not seen by the check: it becomes the nearest instead of NaN
+    index = jnp.clip(targets, 0, logits.shape[-1] - 1)[..., None]
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), index, axis=-1)[..., 0]
     return (log_p if mask is None else jnp.where(mask, log_p, 0.0)), scale
 
 

@@ -1,13 +1,14 @@
-"""DPO against PyTorch's formula as numbers, its gradient in closed form."""
+"""DPO against its definition by probabilities, its gradient in closed form; the winners' term and the schedule."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.losses import dpo_loss
+from jaxtrain.losses import dpo_loss, dpo_with_sft_loss, iterative_tuning_schedule
 from jaxtrain.testing import check_loss
 
 RNG = np.random.default_rng(0)
@@ -38,6 +39,39 @@ def test_starts_at_log_2_with_half_the_pull():
     np.testing.assert_allclose(slope, -0.25, rtol=1e-6)
 
 
+def test_with_the_winners_cross_entropy(x64):
+    lengths = A(RNG.integers(1, 9, 20))
+    got = dpo_with_sft_loss(A(W), A(L), A(REF_W), A(REF_L), lengths, sft_weight=0.3, beta=0.2)
+    wanted = dpo_loss(A(W), A(L), A(REF_W), A(REF_L), beta=0.2) - 0.3 * W / np.asarray(lengths)
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    slope = jax.grad(lambda w: dpo_with_sft_loss(w, w, w * 0, w * 0, lengths, sft_weight=0.3, beta=0.2).sum())(A(W))
+    # winner and loser alike: the preference pulls neither way
+    np.testing.assert_allclose(slope, -0.3 / np.asarray(lengths), rtol=1e-12)
+
+
+def test_the_best_policy_is_the_reference_times_exponential_rewards(x64):
+    """The theorem that DPO rests on: with all pairs as a Bradley-Terry judge prefers them, nothing pulls at it any more."""
+    rewards, ref, beta = RNG.normal(size=5), jax.nn.log_softmax(A(RNG.normal(size=5))), 0.3
+    first, second = np.nonzero(~np.eye(5, dtype=bool))
+    chance = 1 / (1 + np.exp(rewards[second] - rewards[first]))
+
+    def expected(scores):
+        logp = jax.nn.log_softmax(scores)
+        return jnp.sum(chance * dpo_loss(logp[first], logp[second], ref[first], ref[second], beta=beta))
+
+    slope = jax.jit(jax.grad(expected))
+    np.testing.assert_allclose(slope(ref + rewards / beta), 0, atol=1e-15)
+    assert np.abs(slope(ref)).max() > 0.1 and np.abs(slope(ref + rewards)).max() > 0.01
+
+
+def test_schedule():
+    stages = iterative_tuning_schedule((64, 128, 256), sft_steps=5, dpo_steps=2)
+    assert [s.kind for s in stages] == ["sft", "dpo"] * 3
+    assert [s.resolution for s in stages] == [64, 64, 128, 128, 256, 256]
+    assert all(a.stop == b.start for a, b in itertools.pairwise(stages))
+    assert stages[-1].stop == 21
+
+
 def test_contract():
     half = functools.partial(dpo_loss, beta=0.5, label_smoothing=0.1)
     check_loss(lambda w, lose: half(w, lose, w * 0 - 3, lose * 0 - 4), predictions=W[:6], targets=L[:6])
@@ -49,3 +83,9 @@ def test_bad_input():
         dpo_loss(logp, logp, logp, logp, label_smoothing=1.5)
     with pytest.raises(ValueError, match=r"logp_w \(3,\) and logp_l \(2,\) disagree"):
         dpo_loss(logp, logp[:2], logp, logp)
+    with pytest.raises(ValueError, match="length_w must lie in"):
+        dpo_with_sft_loss(logp, logp, logp, logp, 0, sft_weight=1.0)
+    with pytest.raises(ValueError, match="resolutions must increase"):
+        iterative_tuning_schedule((2, 1), sft_steps=1, dpo_steps=1)
+    with pytest.raises(ValueError, match="at least 1 step"):
+        iterative_tuning_schedule((1, 2), sft_steps=1, dpo_steps=0)

@@ -33,6 +33,7 @@ from jaxtrain.losses.comp_sum import (
 )
 from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.dpo import dpo_loss
+from jaxtrain.losses.dual_head import align_auxiliary_gradient, binary_kl_loss, binary_kl_norm_loss, dhkd_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
 from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
 from jaxtrain.losses.generalized_gaussian import (
@@ -99,6 +100,7 @@ __all__ = [
     "adawac_loss",
     "adawac_update_weights",
     "aldr_kl_loss",
+    "align_auxiliary_gradient",
     "alpha_divergence",
     "alpha_divergence_surrogate",
     "anyloss",
@@ -110,6 +112,8 @@ __all__ = [
     "betti_error",
     "betti_numbers",
     "biev_weights",
+    "binary_kl_loss",
+    "binary_kl_norm_loss",
     "c51_project",
     "categorical_value",
     "cldice_loss",
@@ -122,6 +126,7 @@ __all__ = [
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
+    "dhkd_loss",
     "dice_ce_loss",
     "dpo_loss",
     "elr_loss",

@@ -52,6 +52,7 @@ from jaxtrain.losses.hl_gauss import (
     td_classification_loss,
     two_hot_probs,
 )
+from jaxtrain.losses.icnn import icnn_loss, icnn_score, proto_triplet_loss, prototypes
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.load_balance import (
     FrequencyBuffer,
@@ -149,6 +150,8 @@ __all__ = [
     "headwise_entropy_stats",
     "hl_gauss_loss",
     "hl_gauss_probs",
+    "icnn_loss",
+    "icnn_score",
     "importance_log_partition",
     "inverse_box_cox",
     "is_calibrated_derivative",
@@ -169,6 +172,8 @@ __all__ = [
     "npo_loss",
     "npo_unlearning_objective",
     "ppo_clip_loss",
+    "proto_triplet_loss",
+    "prototypes",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",

@@ -31,6 +31,12 @@ from jaxtrain.losses.comp_sum import (
     h_consistency_bound,
     smooth_adversarial_comp_sum_loss,
 )
+from jaxtrain.losses.correctness_aware import (
+    augmentation_calibrator_apply,
+    augmented_top_probs,
+    correctness_aware_loss,
+    fit_temperature,
+)
 from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.dual_head import align_auxiliary_gradient, binary_kl_loss, binary_kl_norm_loss, dhkd_loss
@@ -108,7 +114,9 @@ __all__ = [
     "anyloss_from_counts",
     "anyloss_from_logits",
     "attention_entropy",
+    "augmentation_calibrator_apply",
     "augmentation_consistency",
+    "augmented_top_probs",
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
@@ -124,6 +132,7 @@ __all__ = [
     "comp_sum_minimizability_gap",
     "composite_reward",
     "conditional_cs_divergence",
+    "correctness_aware_loss",
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
@@ -139,6 +148,7 @@ __all__ = [
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
+    "fit_temperature",
     "frequency_buffer",
     "gaussian_gram",
     "gg_td_loss",

@@ -21,7 +21,7 @@ from jaxtrain.losses import (
 NOISE, TURN, TOP, STEPS = 0.3, 0.15, 4, 500
 # how much each of the five copies of an example is changed
 COPIES = {"noise": 0.1, "contrast": 0.3, "occlude": 0.25, "translate": 0.125, "rotate": 0.1}
-RATES = around(1e-4, 0.3)
+RATES = around(1e-4, 1.0)
 # what cross-entropy and the correctness-aware loss weigh
 ARMS = {"cross-entropy": (1.0, 0.0), "correctness": (0.0, 1.0), "one temperature": None, "uncalibrated": None}
 
@@ -43,13 +43,19 @@ def _seen(key, classifier, x):
     return logits, augmented_top_probs(logits, copies, k=TOP)
 
 
-def _judged(prefix, logits, labels, temperature):
+def _cross_entropy(logits, labels, temperature):
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits / jnp.reshape(temperature, (-1, 1)), labels)
+
+
+def _judged(prefix, logits, labels, temperature, weights):
     conf = jax.nn.softmax(logits / jnp.reshape(temperature, (-1, 1))).max(-1)
     right = logits.argmax(-1) == labels
     return {
         f"{prefix}_auroc": confidence_auroc(conf, right),
         f"{prefix}_ece": expected_calibration_error(conf, right),
         f"{prefix}_accuracy": right.mean(),
+        f"{prefix}_loss": weights[0] * jnp.mean(_cross_entropy(logits, labels, temperature))
+        + weights[1] * jnp.mean(correctness_aware_loss(logits, labels, temperature)),
     }
 
 
@@ -67,7 +73,7 @@ def _run(key, values, *, validation, epochs, steps):
 
     def loss(params):
         t = augmentation_calibrator_apply(params, seen)
-        ce = optax.losses.softmax_cross_entropy_with_integer_labels(logits / t[:, None], y[cut:])
+        ce = _cross_entropy(logits, y[cut:], t)
         return jnp.mean(weights[0] * ce + weights[1] * correctness_aware_loss(logits, y[cut:], t))
 
     tx = optax.adam(rate)
@@ -86,7 +92,7 @@ def _run(key, values, *, validation, epochs, steps):
         logits_held, seen_held = _seen(noise[3], classifier, held)
         temperatures = augmentation_calibrator_apply(params, seen_held), one, jnp.ones(())
         for which, t in zip(found, temperatures, strict=True):
-            found[which] |= _judged(prefix, logits_held, data.held_y, t)
+            found[which] |= _judged(prefix, logits_held, data.held_y, t, weights)
     return found
 
 
@@ -101,7 +107,7 @@ def _arm(keys, smoke, *, name):
         found = _measured(keys, jnp.array([0.0, 1.0, 0.0]), **size)
         return found["one" if name == "one temperature" else "none"]
     grid = [(rate, *ARMS[name]) for rate in (RATES[2:4] if smoke else RATES)]
-    chosen = s.best(lambda key, values: -_run(key, values, validation=True, **size)["network"]["same_auroc"], grid)
+    chosen = s.best(lambda key, values: _run(key, values, validation=True, **size)["network"]["same_loss"], grid)
     found = _measured(keys, jnp.asarray(chosen), **size)["network"]
     return found | {"rate": jnp.full(len(keys), chosen[0])}
 
@@ -120,8 +126,9 @@ CLAIM = Claim(
     "others, 500 steps of full-batch Adam, from the top 4 probabilities of five changed copies; measured on 797 held out, "
     "noisy, and turned by up to 27 degrees besides. Area under the curve of confidence against correctness, calibration "
     "error in 15 bins. One temperature, by cross-entropy, and none for comparison.",
-    tuning="Adam's rate half a decade apart from 0.0001 to 0.3 for both networks, by the area under the curve on noisy "
-    "digits of a validation part with 3 other seeds",
+    tuning="Adam's rate half a decade apart from 0.0001 to 1 for both networks, each by its own loss on noisy digits of a "
+    "validation part with 3 other seeds. First the area under the curve was to choose, from 0.0001 to 0.3: it chose the "
+    "lowest rate for cross-entropy, which is no training, and the highest for the other",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=(
         _against("separates better", "same_auroc", "higher", 0.0),

@@ -91,6 +91,7 @@ from jaxtrain.losses.retrieval import (
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
+from jaxtrain.losses.svm import l1_svm_loss, l2_svm_loss, one_vs_rest_signs, svm_head_objective
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
 
@@ -168,6 +169,8 @@ __all__ = [
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
+    "l1_svm_loss",
+    "l2_svm_loss",
     "ldr_kl_loss",
     "ldr_weights",
     "load_balance_loss",
@@ -181,6 +184,7 @@ __all__ = [
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
+    "one_vs_rest_signs",
     "ppo_clip_loss",
     "proto_triplet_loss",
     "prototypes",
@@ -201,6 +205,7 @@ __all__ = [
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",
+    "svm_head_objective",
     "td_classification_loss",
     "trades_loss",
     "two_hot_probs",

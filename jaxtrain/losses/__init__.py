@@ -92,6 +92,8 @@ from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, me
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.svm import l1_svm_loss, l2_svm_loss, one_vs_rest_signs, svm_head_objective
+from jaxtrain.losses.tgeo import class_mean_teacher, fusion_ratio, kd_fusion_loss, trilateral_features
+from jaxtrain.losses.tgeo_step import TGeoBatch, TGeoMetrics, TGeoState, tgeo_bilevel_step
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
 
@@ -103,6 +105,9 @@ __all__ = [
     "LogitsMemoryFns",
     "MecoState",
     "SoftConfusion",
+    "TGeoBatch",
+    "TGeoMetrics",
+    "TGeoState",
     "accumulate_frequency",
     "adaptive_alpha_distill_loss",
     "adawac_loss",
@@ -126,6 +131,7 @@ __all__ = [
     "binary_kl_norm_loss",
     "c51_project",
     "categorical_value",
+    "class_mean_teacher",
     "cldice_loss",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
@@ -151,6 +157,7 @@ __all__ = [
     "feature_jitter",
     "fit_temperature",
     "frequency_buffer",
+    "fusion_ratio",
     "gaussian_gram",
     "gg_td_loss",
     "ggd_excess_kurtosis",
@@ -166,6 +173,7 @@ __all__ = [
     "importance_log_partition",
     "inverse_box_cox",
     "is_calibrated_derivative",
+    "kd_fusion_loss",
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
@@ -207,7 +215,9 @@ __all__ = [
     "stablemax_cross_entropy",
     "svm_head_objective",
     "td_classification_loss",
+    "tgeo_bilevel_step",
     "trades_loss",
+    "trilateral_features",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
     "weight_normalized",

@@ -1,7 +1,5 @@
 """Losses for episodes of few examples: distances to prototypes, and to neighbours of the same and of other classes."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +9,7 @@ from jaxtrain.core import Number, Scalar, check_finite_number
 from jaxtrain.core.numerics import static_int
 from jaxtrain.losses._logits import widened
 
-_CLOSE = 1e-6
-"""Added to squared distances, whose root has no slope at zero."""
+_CLOSE = 1e-6  # added to squared distances, whose root has no slope at zero
 
 
 def _distances(x: Array, y: Array) -> Array:
@@ -106,17 +103,12 @@ def proto_triplet_loss(
     return jax.nn.relu(nearest[0] - nearest[1] + margin).astype(query_emb.dtype)
 
 
-class _Neighbours(NamedTuple):
-    distances: Array
-    same: Array
-
-
-def _neighbours(x: Array, labels: Array, ref: Array, ref_labels: Array, count: int, *, skip_self: bool) -> _Neighbours:
-    """The nearest ``count``, in order; which ones they are is constant, how far is not."""
+def _neighbours(x: Array, labels: Array, ref: Array, ref_labels: Array, count: int, *, skip_self: bool) -> tuple:
+    """Distances to the nearest ``count``, in order, and whether they are of the same class; which ones is constant."""
     d = _distances(x, ref)
     apart = jnp.where(jnp.eye(len(x), dtype=bool), jnp.inf, d) if skip_self else d
     index = jax.lax.top_k(-jax.lax.stop_gradient(apart), count)[1]
-    return _Neighbours(jnp.take_along_axis(d, index, axis=1), ref_labels[index] == labels[:, None])
+    return jnp.take_along_axis(d, index, axis=1), ref_labels[index] == labels[:, None]
 
 
 def _mean_of_means(values: Array, mask: Array, otherwise: float) -> Array:
@@ -182,17 +174,16 @@ def icnn_score(
     k, m = static_int("k", k, low=1), len(ref)
     if m < 3:
         raise ValueError(f"icnn_score: {m} points to look for neighbours among; at least 3 are needed")
-    whole = k + 2 >= m
-    k = m - 2 if whole else k
+    k, whole = min(k, m - 2), k + 2 >= m
     wide = k + 1 if items_per_class is None else static_int("items_per_class", items_per_class, low=k)
     if wide > m - alone:
         raise ValueError(f"icnn_score: items_per_class is {wide}, but a point has only {m - alone} neighbours")
-    near = _neighbours(widened(emb), labels, widened(ref), ref_labels, wide, skip_self=alone)
-    some = jnp.any(~near.same, axis=1, keepdims=True)
-    nearest_other = jnp.min(jnp.where(near.same, jnp.inf, near.distances), axis=1, keepdims=True)
+    distances, same = _neighbours(widened(emb), labels, widened(ref), ref_labels, wide, skip_self=alone)
+    some = jnp.any(~same, axis=1, keepdims=True)
+    nearest_other = jnp.min(jnp.where(same, jnp.inf, distances), axis=1, keepdims=True)
     # dividing by infinity is right, its derivative is not
-    in_units = jnp.where(some, near.distances / (jnp.where(some, nearest_other, 1.0) + eps), 0.0)[:, :k]
-    d, same = near.distances[:, :k], near.same[:, :k]
+    in_units = jnp.where(some, distances / (jnp.where(some, nearest_other, 1.0) + eps), 0.0)[:, :k]
+    d, same = distances[:, :k], same[:, :k]
     in_units = in_units / jnp.maximum(1.0, jnp.max(in_units, axis=1, keepdims=True))
     lambda_same = 1 - _mean_of_means(in_units, same, 0.0)
     largest = jnp.max(jnp.where(same, 0.0, d))
@@ -217,10 +208,7 @@ def icnn_loss(
       emb, labels, ref_emb, ref_labels, k, items_per_class, eps: as in :func:`icnn_score`.
 
     Returns:
-      A scalar, in the dtype of ``emb``.
-
-    Raises:
-      ValueError: as in :func:`icnn_score`.
+      A scalar ≥ 0, in the dtype of ``emb``; mistakes are those of :func:`icnn_score`.
 
     Source: Mendez-Ruiz, Gonzalez-Zapata, Mendez-Vazquez, Ochoa-Ruiz et al. (2023), arXiv 2305.09062.
 

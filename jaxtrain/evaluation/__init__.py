@@ -1,5 +1,6 @@
-"""How results of many agents, tasks and seeds are compared, and rankings made one."""
+"""How results of many agents, tasks and seeds are compared, rankings made one, and confidence judged."""
 
+from jaxtrain.evaluation.calibration import confidence_auroc, expected_calibration_error
 from jaxtrain.evaluation.consensus import breakdown_point_estimate, bucket_merge_consensus
 from jaxtrain.evaluation.nash_averaging import (
     AgentRatings,
@@ -28,8 +29,10 @@ __all__ = [
     "borda_ranking",
     "breakdown_point_estimate",
     "bucket_merge_consensus",
+    "confidence_auroc",
     "copeland_ranking",
     "elo_fit",
+    "expected_calibration_error",
     "hausdorff_kendall",
     "hodge_decomposition",
     "kemeny_ranking",

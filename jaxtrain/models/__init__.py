@@ -1,5 +1,6 @@
-"""The small layers that methods need, as functions of arrays: they fit Linen, NNX and bare functions alike."""
+"""The small layers that methods need, as functions of arrays: they fit Linen, NNX and bare functions alike; a GRU in Linen."""
 
+from jaxtrain.models.gru import GRUClassifier
 from jaxtrain.models.magnitude_preserving import (
     forced_weight_normalization,
     mp_cat,
@@ -11,6 +12,7 @@ from jaxtrain.models.magnitude_preserving import (
 )
 
 __all__ = [
+    "GRUClassifier",
     "forced_weight_normalization",
     "mp_cat",
     "mp_dense",

@@ -22,6 +22,7 @@ from jaxtrain.losses.attention_entropy import (
     scaled_ffn,
     weight_normalized,
 )
+from jaxtrain.losses.break_a_scene import attention_mask_loss, break_a_scene_loss, masked_denoising_loss, union_sample
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
@@ -31,8 +32,15 @@ from jaxtrain.losses.comp_sum import (
     h_consistency_bound,
     smooth_adversarial_comp_sum_loss,
 )
+from jaxtrain.losses.correctness_aware import (
+    augmentation_calibrator_apply,
+    augmented_top_probs,
+    correctness_aware_loss,
+    fit_temperature,
+)
 from jaxtrain.losses.distillation import kd_loss
-from jaxtrain.losses.dpo import dpo_loss
+from jaxtrain.losses.dpo import TuningStage, dpo_loss, dpo_with_sft_loss, iterative_tuning_schedule
+from jaxtrain.losses.dual_head import align_auxiliary_gradient, binary_kl_loss, binary_kl_norm_loss, dhkd_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
 from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
 from jaxtrain.losses.generalized_gaussian import (
@@ -51,6 +59,8 @@ from jaxtrain.losses.hl_gauss import (
     td_classification_loss,
     two_hot_probs,
 )
+from jaxtrain.losses.icnn import icnn_loss, icnn_score, proto_triplet_loss, prototypes
+from jaxtrain.losses.layer_choice import layer_mask, select_layers_by_change
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
 from jaxtrain.losses.load_balance import (
@@ -82,8 +92,17 @@ from jaxtrain.losses.retrieval import (
     uncertainty_regularized_retrieval_loss,
 )
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
+from jaxtrain.losses.scales import (
+    multiscale_token_logprob,
+    prior_distillation_loss,
+    scale_weighted_token_loss,
+    scale_weights,
+)
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
+from jaxtrain.losses.svm import l1_svm_loss, l2_svm_loss, one_vs_rest_signs, svm_head_objective
+from jaxtrain.losses.tgeo import class_mean_teacher, fusion_ratio, kd_fusion_loss, trilateral_features
+from jaxtrain.losses.tgeo_step import TGeoBatch, TGeoMetrics, TGeoState, tgeo_bilevel_step
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
 
@@ -95,24 +114,36 @@ __all__ = [
     "LogitsMemoryFns",
     "MecoState",
     "SoftConfusion",
+    "TGeoBatch",
+    "TGeoMetrics",
+    "TGeoState",
+    "TuningStage",
     "accumulate_frequency",
     "adaptive_alpha_distill_loss",
     "adawac_loss",
     "adawac_update_weights",
     "aldr_kl_loss",
+    "align_auxiliary_gradient",
     "alpha_divergence",
     "alpha_divergence_surrogate",
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
     "attention_entropy",
+    "attention_mask_loss",
+    "augmentation_calibrator_apply",
     "augmentation_consistency",
+    "augmented_top_probs",
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
     "biev_weights",
+    "binary_kl_loss",
+    "binary_kl_norm_loss",
+    "break_a_scene_loss",
     "c51_project",
     "categorical_value",
+    "class_mean_teacher",
     "cldice_loss",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
@@ -120,11 +151,14 @@ __all__ = [
     "comp_sum_minimizability_gap",
     "composite_reward",
     "conditional_cs_divergence",
+    "correctness_aware_loss",
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
+    "dhkd_loss",
     "dice_ce_loss",
     "dpo_loss",
+    "dpo_with_sft_loss",
     "elr_loss",
     "elr_plus_loss",
     "elr_regularizer",
@@ -134,7 +168,9 @@ __all__ = [
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
+    "fit_temperature",
     "frequency_buffer",
+    "fusion_ratio",
     "gaussian_gram",
     "gg_td_loss",
     "ggd_excess_kurtosis",
@@ -145,12 +181,19 @@ __all__ = [
     "headwise_entropy_stats",
     "hl_gauss_loss",
     "hl_gauss_probs",
+    "icnn_loss",
+    "icnn_score",
     "importance_log_partition",
     "inverse_box_cox",
     "is_calibrated_derivative",
+    "iterative_tuning_schedule",
+    "kd_fusion_loss",
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
+    "l1_svm_loss",
+    "l2_svm_loss",
+    "layer_mask",
     "ldr_kl_loss",
     "ldr_weights",
     "linear_cross_entropy",
@@ -158,21 +201,30 @@ __all__ = [
     "load_balance_loss",
     "log_stablemax",
     "logits_memory",
+    "masked_denoising_loss",
     "mbbe_variance",
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
+    "multiscale_token_logprob",
     "nce_loss",
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
+    "one_vs_rest_signs",
     "ppo_clip_loss",
+    "prior_distillation_loss",
+    "proto_triplet_loss",
+    "prototypes",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
     "sandwich_subnet_sampler",
+    "scale_weighted_token_loss",
+    "scale_weights",
     "scaled_ffn",
+    "select_layers_by_change",
     "sequence_policy_gradient_loss",
     "skeleton_recall_loss",
     "skeleton_tube",
@@ -184,9 +236,13 @@ __all__ = [
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",
+    "svm_head_objective",
     "td_classification_loss",
+    "tgeo_bilevel_step",
     "trades_loss",
+    "trilateral_features",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "union_sample",
     "weight_normalized",
 ]

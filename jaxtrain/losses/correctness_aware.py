@@ -44,7 +44,7 @@ def correctness_aware_loss(
     >>> [round(float(x), 4) for x in correctness_aware_loss(logits, jnp.array([0, 1]), 1.0)]
     [0.0625, 0.5625]
     """
-    check_labels("correctness_aware_loss", logits, labels)
+    labels = check_labels("correctness_aware_loss", logits, labels)
     check_finite_number("p", p, low=1.0)
     check_finite_number("temperature", temperature, low=1e-30)
     shape = jnp.shape(temperature)
@@ -99,7 +99,7 @@ def fit_temperature(
     >>> round(float(t), 3)
     3.641
     """
-    check_labels("fit_temperature", logits, labels)
+    labels = check_labels("fit_temperature", logits, labels)
     if objective not in OBJECTIVES:
         raise ValueError(f"fit_temperature: objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
     steps = static_int("steps", steps, low=0)

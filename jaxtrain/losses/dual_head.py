@@ -131,7 +131,7 @@ def dhkd_loss(
     >>> round(float(dhkd_loss(main, aux, teacher, jnp.array([0]), alpha=0.5)[0]), 4)  # log 2 + 2 log cosh 1
     1.5607
     """
-    check_labels("dhkd_loss", main_logits, labels)
+    labels = check_labels("dhkd_loss", main_logits, labels)
     check_same_logits("dhkd_loss", "aux_logits", main_logits, aux_logits)
     check_finite_number("alpha", alpha, low=0.0)
     check_finite_number("gamma", gamma, low=0.0)

@@ -29,7 +29,7 @@ def _log_p(
             f"{where}: scales of {tuple(patch_nums)} patches have {len(scale)} tokens; the logits {logits.shape} must be "
             "(batch, tokens, vocabulary)"
         )
-    check_labels(where, logits, targets)
+    labels = check_labels(where, logits, targets)
     if mask is not None and mask.shape != targets.shape:
         raise ValueError(f"{where}: where {mask.shape} for targets {targets.shape}")
     # a traced token out of range is not seen by the check: it becomes the nearest instead of NaN

@@ -110,7 +110,7 @@ def svm_head_objective(
     >>> float(svm_head_objective(head, jnp.array([[2.0, 0.0]]), jnp.array([0])))  # 2/2 + 1/2
     1.5
     """
-    check_labels("svm_head_objective", logits, labels)
+    labels = check_labels("svm_head_objective", logits, labels)
     check_finite_number("C", C, low=1e-30)
     weights = [w for w in jax.tree.leaves(params_head) if jnp.ndim(w) > 1]
     if not weights:

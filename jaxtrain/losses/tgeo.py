@@ -132,7 +132,7 @@ def kd_fusion_loss(
     >>> round(float(kd_fusion_loss(student, teacher, jnp.array([0]), 0.25)[0]), 4)  # 3/4 log 2
     0.5199
     """
-    check_labels("kd_fusion_loss", student_logits, labels)
+    labels = check_labels("kd_fusion_loss", student_logits, labels)
     check_finite_number("alpha", alpha, low=0.0, high=1.0)
     if jnp.shape(alpha) not in ((), labels.shape):
         raise ValueError(

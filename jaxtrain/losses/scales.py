@@ -29,12 +29,10 @@ def _log_p(
             f"{where}: scales of {tuple(patch_nums)} patches have {len(scale)} tokens; the logits {logits.shape} must be "
             "(batch, tokens, vocabulary)"
         )
-    labels = check_labels(where, logits, targets)
+    targets = check_labels(where, logits, targets)
     if mask is not None and mask.shape != targets.shape:
         raise ValueError(f"{where}: where {mask.shape} for targets {targets.shape}")
-    # a traced token out of range is not seen by the check: it becomes the nearest instead of NaN
-    index = jnp.clip(targets, 0, logits.shape[-1] - 1)[..., None]
-    log_p = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), index, axis=-1)[..., 0]
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), targets[..., None], axis=-1)[..., 0]
     return (log_p if mask is None else jnp.where(mask, log_p, 0.0)), scale
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxtrain.core import Number, Scalar, check_finite_number
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import check_labels, check_same_logits, widened
+from jaxtrain.losses._logits import check_labels, check_same_logits, in_range, widened
 
 
 def one_vs_rest_signs(labels: Int[Array, "*batch"], num_classes: int) -> Float[Array, "*batch classes"]:
@@ -23,12 +23,13 @@ def one_vs_rest_signs(labels: Int[Array, "*batch"], num_classes: int) -> Float[A
       ``(…, num_classes)`` in float32.
 
     Raises:
-      ValueError: fewer than two classes.
+      ValueError: fewer than two classes, or a label that is none of them.
 
     >>> one_vs_rest_signs(jnp.array([2, 0]), 3).tolist()
     [[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]
     """
-    return 2 * jax.nn.one_hot(labels, static_int("num_classes", num_classes, low=2)) - 1
+    n = static_int("num_classes", num_classes, low=2)
+    return 2 * jax.nn.one_hot(in_range("one_vs_rest_signs", labels, n), n) - 1
 
 
 def _hinges(where: str, logits: Array, signs: Array) -> Array:

@@ -60,6 +60,7 @@ from jaxtrain.losses.load_balance import (
     frequency_buffer,
     load_balance_loss,
 )
+from jaxtrain.losses.long_tail import ldam_loss, logit_adjusted_loss
 from jaxtrain.losses.meco import (
     MecoState,
     importance_log_partition,
@@ -85,6 +86,7 @@ from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube,
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
+from jaxtrain.losses.wcdas import cosine_softmax_logits, wcdas_loss, wrapped_cauchy_logits
 
 __all__ = [
     "ElrTargets",
@@ -119,6 +121,7 @@ __all__ = [
     "comp_sum_minimizability_gap",
     "composite_reward",
     "conditional_cs_divergence",
+    "cosine_softmax_logits",
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
@@ -150,10 +153,12 @@ __all__ = [
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
+    "ldam_loss",
     "ldr_kl_loss",
     "ldr_weights",
     "load_balance_loss",
     "log_stablemax",
+    "logit_adjusted_loss",
     "logits_memory",
     "mbbe_variance",
     "meco_gradient_momentum",
@@ -185,5 +190,7 @@ __all__ = [
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "wcdas_loss",
     "weight_normalized",
+    "wrapped_cauchy_logits",
 ]

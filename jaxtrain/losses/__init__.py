@@ -68,6 +68,7 @@ from jaxtrain.losses.meco import (
     meco_loss_and_state,
     nce_loss,
 )
+from jaxtrain.losses.noisy_labels import generalized_cross_entropy_loss, symmetric_cross_entropy_loss
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
 from jaxtrain.losses.policy_gradient import (
     composite_reward,
@@ -138,6 +139,7 @@ __all__ = [
     "feature_jitter",
     "frequency_buffer",
     "gaussian_gram",
+    "generalized_cross_entropy_loss",
     "gg_td_loss",
     "ggd_excess_kurtosis",
     "ggd_nll",
@@ -186,6 +188,7 @@ __all__ = [
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",
+    "symmetric_cross_entropy_loss",
     "td_classification_loss",
     "trades_loss",
     "two_hot_probs",

@@ -22,6 +22,13 @@ from jaxtrain.losses.attention_entropy import (
     scaled_ffn,
     weight_normalized,
 )
+from jaxtrain.losses.bags import (
+    bag_level_loss,
+    instance_level_loss,
+    interpolated_bag_loss,
+    interpolated_bag_ridge,
+    private_bag_means,
+)
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
@@ -109,6 +116,7 @@ __all__ = [
     "anyloss_from_logits",
     "attention_entropy",
     "augmentation_consistency",
+    "bag_level_loss",
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
@@ -150,6 +158,9 @@ __all__ = [
     "hl_gauss_loss",
     "hl_gauss_probs",
     "importance_log_partition",
+    "instance_level_loss",
+    "interpolated_bag_loss",
+    "interpolated_bag_ridge",
     "inverse_box_cox",
     "is_calibrated_derivative",
     "kd_loss",
@@ -171,6 +182,7 @@ __all__ = [
     "npo_loss",
     "npo_unlearning_objective",
     "ppo_clip_loss",
+    "private_bag_means",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",

@@ -27,9 +27,10 @@ def _check_bags(where: str, predictions: Array, bag_means: Array, bag_ids: Array
 
 
 def _bag_mean(x: Array, bag_ids: Array, num_bags: int) -> Array:
-    """Means over the bags; 0 for a bag without examples."""
+    """Means over the bags, along the first axis; 0 for a bag without examples."""
     total = jax.ops.segment_sum(x, bag_ids, num_bags)
-    return total / jnp.maximum(jax.ops.segment_sum(jnp.ones_like(x), bag_ids, num_bags), 1)
+    size = jax.ops.segment_sum(jnp.ones(len(x), x.dtype), bag_ids, num_bags)
+    return total / jnp.maximum(size, 1).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def bag_level_loss(
@@ -164,7 +165,7 @@ def interpolated_bag_ridge(
     check_finite_number("rho", rho, low=0.0)
     check_finite_number("ridge", ridge, low=0.0)
     rows, y = widened(x), widened(bag_means)[bag_ids]
-    means = jax.vmap(_bag_mean, in_axes=(1, None, None), out_axes=1)(rows, bag_ids, len(bag_means))[bag_ids]
+    means = _bag_mean(rows, bag_ids, len(bag_means))[bag_ids]
     within = rows - means
     # the solution is only as good as these products: not rounded to less than single precision on accelerators
     between, inside, moment = (

@@ -7,6 +7,7 @@ from jaxtrain.losses.alpha_divergence import (
     alpha_divergence_surrogate,
     sandwich_subnet_sampler,
 )
+from jaxtrain.losses.amgc import amarx_loss, distribution_classifier_loss, gaussian_class_stats, variance_enlarge
 from jaxtrain.losses.anyloss import (
     SoftConfusion,
     anyloss,
@@ -111,6 +112,7 @@ __all__ = [
     "aldr_kl_loss",
     "alpha_divergence",
     "alpha_divergence_surrogate",
+    "amarx_loss",
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
@@ -135,6 +137,7 @@ __all__ = [
     "cs_ib_loss",
     "cs_qmi",
     "dice_ce_loss",
+    "distribution_classifier_loss",
     "dpo_loss",
     "elr_loss",
     "elr_plus_loss",
@@ -146,6 +149,7 @@ __all__ = [
     "expert_specialization",
     "feature_jitter",
     "frequency_buffer",
+    "gaussian_class_stats",
     "gaussian_gram",
     "generalized_cross_entropy_loss",
     "gg_td_loss",
@@ -205,6 +209,7 @@ __all__ = [
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "variance_enlarge",
     "wcdas_loss",
     "weight_normalized",
     "wrapped_cauchy_logits",

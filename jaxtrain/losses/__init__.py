@@ -30,6 +30,7 @@ from jaxtrain.losses.bags import (
     interpolated_bag_ridge,
     private_bag_means,
 )
+from jaxtrain.losses.bias_loss import BiasLossState, bias_loss, feature_variance
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
@@ -98,6 +99,7 @@ from jaxtrain.losses.trades import trades_loss
 from jaxtrain.losses.wcdas import cosine_softmax_logits, wcdas_loss, wrapped_cauchy_logits
 
 __all__ = [
+    "BiasLossState",
     "ElrTargets",
     "ElrTargetsFns",
     "FrequencyBuffer",
@@ -122,6 +124,7 @@ __all__ = [
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
+    "bias_loss",
     "biev_weights",
     "c51_project",
     "categorical_value",
@@ -148,6 +151,7 @@ __all__ = [
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
+    "feature_variance",
     "frequency_buffer",
     "gaussian_class_stats",
     "gaussian_gram",

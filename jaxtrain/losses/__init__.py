@@ -32,6 +32,7 @@ from jaxtrain.losses.bags import (
 )
 from jaxtrain.losses.bias_loss import BiasLossState, bias_loss, feature_variance
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
+from jaxtrain.losses.class_curvature import class_hessian_spectrum, saddle_score
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
     comp_sum_h_consistency,
@@ -69,7 +70,7 @@ from jaxtrain.losses.load_balance import (
     frequency_buffer,
     load_balance_loss,
 )
-from jaxtrain.losses.long_tail import ldam_loss, logit_adjusted_loss
+from jaxtrain.losses.long_tail import deferred_reweight, ldam_loss, logit_adjusted_loss, vs_loss
 from jaxtrain.losses.meco import (
     MecoState,
     importance_log_partition,
@@ -128,6 +129,7 @@ __all__ = [
     "biev_weights",
     "c51_project",
     "categorical_value",
+    "class_hessian_spectrum",
     "cldice_loss",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
@@ -139,6 +141,7 @@ __all__ = [
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
+    "deferred_reweight",
     "dice_ce_loss",
     "distribution_classifier_loss",
     "dpo_loss",
@@ -192,6 +195,7 @@ __all__ = [
     "ppo_clip_loss",
     "private_bag_means",
     "recall_at_k",
+    "saddle_score",
     "saf_loss",
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
@@ -214,6 +218,7 @@ __all__ = [
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
     "variance_enlarge",
+    "vs_loss",
     "wcdas_loss",
     "weight_normalized",
     "wrapped_cauchy_logits",

@@ -1,4 +1,4 @@
-"""Losses for classes of very unequal size: adjusted logits, and margins that are wider for rare classes."""
+"""Losses for classes of very unequal size: adjusted and scaled logits, margins wider for rare classes, weights."""
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,50 @@ def logit_adjusted_loss(
     return surprise(z + (tau * log_counts).astype(z.dtype), labels).astype(logits.dtype)
 
 
+def vs_loss(
+    logits: Float[Array, "*batch n"],
+    labels: Int[Array, "..."],
+    class_counts: Array | np.ndarray,
+    *,
+    gamma: Number = 0.3,
+    tau: Number = 1.0,
+) -> Float[Array, "*batch"]:
+    r"""Vector scaling: logits are divided by a factor for each class as well as adjusted, in training only.
+
+    .. math:: \ell = -\log \mathrm{softmax}_y\Big(\frac{z_k}{\Delta_k} + \tau \log \pi_k\Big), \qquad
+       \Delta_k = \Big(\frac{\max_j n_j}{n_k}\Big)^\gamma, \quad \pi_k = \frac{n_k}{\sum_j n_j}.
+
+    The factor goes on working where training fits every example and the sum no longer matters. At :math:`\gamma = 0` it
+    is :func:`logit_adjusted_loss`.
+
+    Args:
+      logits: ``(..., n)``, the class axis last, n ≥ 2.
+      labels: ``(...)`` classes in ``[0, n)``.
+      class_counts: ``(n,)``, > 0: examples of each class in training.
+      gamma: :math:`\gamma` ≥ 0; may be traced.
+      tau: :math:`\tau`; may be traced.
+
+    Returns:
+      ``(...)``, one loss for each example, in the dtype of the logits.
+
+    Raises:
+      ValueError: shapes that disagree, a label or a number out of range.
+
+    Source: Kini, Paraskevas, Oymak, Thrampoulidis (2021), arXiv 2103.01550.
+
+    >>> loss = vs_loss(jnp.log(jnp.array([[3.0, 4.0]])), jnp.array([1]), jnp.array([4, 1]), gamma=0.5, tau=1.0)
+    >>> round(float(loss[0]), 4)  # of 3 · 4 against 4^(1/2): log 7
+    1.9459
+    """
+    check_labels("vs_loss", logits, labels)
+    check_finite_number("gamma", gamma, low=0.0)
+    check_finite_number("tau", tau)
+    z = widened(logits)
+    log_counts = _log_counts("vs_loss", class_counts, z)
+    shrunk = z * jnp.exp(gamma * (log_counts - jnp.max(log_counts))).astype(z.dtype)
+    return surprise(shrunk + (tau * log_counts).astype(z.dtype), labels).astype(logits.dtype)
+
+
 def ldam_loss(
     cosines: Float[Array, "*batch n"],
     labels: Int[Array, "..."],
@@ -74,8 +118,8 @@ def ldam_loss(
       scale: :math:`s` > 0; may be traced.
 
     Returns:
-      ``(...)``, one loss for each example, in the dtype of ``cosines``. The deferred re-weighting of the paper is a weight
-      for each example, times this.
+      ``(...)``, one loss for each example, in the dtype of ``cosines``. The paper's deferred re-weighting is
+      :func:`deferred_reweight`.
 
     Raises:
       ValueError: shapes that disagree, a label or a number out of range.
@@ -94,3 +138,46 @@ def ldam_loss(
     margins = (max_margin * jnp.exp(0.25 * (jnp.min(log_counts) - log_counts))).astype(z.dtype)
     own = jax.nn.one_hot(labels, z.shape[-1], dtype=bool)
     return surprise(scale * jnp.where(own, z - margins, z), labels).astype(cosines.dtype)
+
+
+def deferred_reweight(
+    class_counts: Array | np.ndarray, step: Array | Number, *, start: Array | Number, beta: Number = 0.9999
+) -> Float[Array, " n"]:
+    r"""Weights of classes by their effective number of examples, from some step on; 1 before.
+
+    .. math:: w_k \propto \frac{1 - \beta}{1 - \beta^{n_k}}, \qquad \sum_k w_k = n.
+
+    At :math:`\beta = 0` all weights are 1, towards 1 they become :math:`\propto 1 / n_k`. An example's loss is multiplied
+    by the weight of its label; divide the sum over a batch by the sum of these weights to have PyTorch's weighted mean.
+
+    Args:
+      class_counts: ``(n,)``, > 0: examples of each class in training.
+      step: of training; may be traced.
+      start: the first step with weights; the last fifth of training in the paper.
+      beta: :math:`\beta` in [0, 1); may be traced. A Python number keeps its digits: 0.9999 in single precision is off by
+        1e-8, which is 2e-4 of 1 - 0.9999.
+
+    Returns:
+      ``(n,)`` in float32 at least.
+
+    Raises:
+      ValueError: counts or beta out of range.
+
+    Sources: Cui, Jia, Lin, Song, Belongie (2019), arXiv 1901.05555; Cao, Wei, Gaidon, Arechiga, Ma (2019), arXiv 1906.07413.
+
+    >>> rows = [deferred_reweight(jnp.array([2, 1]), step, start=10, beta=0.5) for step in (9, 10)]
+    >>> [[round(float(w), 4) for w in row] for row in rows]  # 1 / (1 - 1/4) against 1 / (1 - 1/2)
+    [[1.0, 1.0], [0.8, 1.2]]
+    """
+    check_finite_number("class_counts", class_counts, low=float(np.finfo(np.float32).tiny))
+    check_finite_number("beta", beta, low=0.0, high=1 - 1e-7)
+    counts = jnp.asarray(class_counts, jnp.result_type(float))
+    if isinstance(beta, jax.Array):
+        log_beta = jnp.log(beta)
+    else:
+        with np.errstate(divide="ignore"):  # 0: all numbers are 1
+            log_beta = np.log(beta)
+    # 1 - beta^n without cancellation; the factor 1 - beta is the same for all
+    weights = -1 / jnp.expm1(counts * log_beta)
+    weights = weights * (len(weights) / jnp.sum(weights))
+    return jnp.where(jnp.asarray(step) >= start, weights, 1.0)

@@ -88,8 +88,8 @@ def _arm(keys, smoke, *, arm):
     return at_its_best(keys, run, grid, by="balanced_error", smoke=smoke, tune=tune)
 
 
-def _less(baseline, metric, name):
-    return Comparison(name=name, arm="sam_drw", baseline=baseline, metric=metric, better="lower")
+def _less(metric, name):
+    return Comparison(name=name, arm="sam_drw", baseline="sgd_drw", metric=metric, better="lower")
 
 
 CLAIM = Claim(
@@ -100,12 +100,12 @@ CLAIM = Claim(
     setup="1,300 digits cut to a long tail, the last class with a hundredth of the first's 130 images, drawn anew for each seed; "
     "MLP 64-32-10, 600 steps of SGD with cosine decay, batches of 32, weights of classes in the last fifth. Score: minus the "
     "lowest over the highest eigenvalue of the Hessian of one class's mean training loss (40 Lanczos steps), 0 at a minimum, "
-    "averaged over the three rarest or most frequent classes. Errors on 497 other digits. Weight decay is 5e-4 where scores "
-    "are compared; errors are compared with SGD at its best decay.",
+    "averaged over the three rarest or most frequent classes. Errors on 497 other digits. Weight decay is 5e-4 in both arms "
+    "that are compared; SGD with a decay of its own choice stands alongside.",
     tuning="each of 20 pairs by the balanced error of 3 other seeds on validation images: rates 0.01 to 1 in half decades, with "
     "momentum 0, 0.5, 0.9, 0.97 (sgd_drw), decay 5e-4, 5e-3, 0.05, 0.5 (sgd_drw_decay) or SAM's radius 0.05, 0.15, 0.5, 1.5; "
-    "else momentum 0.9. In a first run SGD's only second number was its decay, up to 0.05, and its rate went up to 0.3: it "
-    "chose both of these ends",
+    "else momentum 0.9. In a first run SAM was compared with the SGD that chooses its decay, and all comparisons were "
+    "confirmed: that SGD takes 0.05, which makes the saddles and errs more on new images",
     arms={arm: functools.partial(_arm, arm=arm) for arm in SECOND},
     comparisons=(
         Comparison(
@@ -115,9 +115,9 @@ CLAIM = Claim(
             metric="tail_less_head",
             better="higher",
         ),
-        _less("sgd_drw", "tail_score", "rare classes: SAM is farther from saddles"),
-        _less("sgd_drw_decay", "tail_error", "rare classes: SAM errs less"),
-        _less("sgd_drw_decay", "balanced_error", "all classes: SAM errs less"),
+        _less("tail_score", "rare classes: SAM is farther from saddles"),
+        _less("tail_error", "rare classes: SAM errs less"),
+        _less("balanced_error", "all classes: SAM errs less"),
     ),
     seeds=20,
     smoke_seeds=2,

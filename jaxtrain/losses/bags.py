@@ -13,10 +13,8 @@ from jaxtrain.losses._logits import widened
 
 def _check_bags(where: str, predictions: Array, bag_means: Array, bag_ids: Array) -> None:
     if predictions.ndim != 1 or bag_ids.shape != predictions.shape:
-        raise ValueError(
-            f"{where}: predictions and bag_ids need one number for each example, "
-            f"got {predictions.shape} and {bag_ids.shape}"
-        )
+        got = f"got {predictions.shape} and {bag_ids.shape}"
+        raise ValueError(f"{where}: predictions and bag_ids need one number for each example, {got}")
     if bag_means.ndim != 1:
         raise ValueError(f"{where}: bag_means need one number for each bag, got {bag_means.shape}")
     if not isinstance(bag_ids, jax.core.Tracer) and bag_ids.size:
@@ -137,8 +135,7 @@ def interpolated_bag_ridge(
     .. math:: \min_b \sum_B \frac{|B|}{n} \ell_B(Xb) + \lambda \|b\|^2: \qquad
        b = \big(X^\top (P + \rho (I - P)) X + n \lambda I\big)^{-1} X^\top P y
 
-    where :math:`P` replaces each entry by the mean over its bag. For bags of one size the weights
-    :math:`|B|/n` are :math:`1/m`.
+    where :math:`P` replaces each entry by the mean over its bag. For bags of one size :math:`|B|/n = 1/m`.
 
     Args:
       x: ``(n, d)`` inputs.
@@ -188,9 +185,8 @@ def private_bag_means(
 
     .. math:: \bar y_B + \mathrm{Laplace}\Big(\frac{2C}{|B|\,\varepsilon}\Big), \qquad y_i \in [-C, C]
 
-    A response changes only the mean of its own bag, by :math:`2C/|B|` at most. Which example is in which bag, and the
-    inputs, are taken as known. The proof is for real numbers: the last digits of floating-point noise tell more
-    (Mironov, 2012).
+    A response changes only the mean of its own bag, by :math:`2C/|B|` at most. Bags and inputs are taken as known. The
+    proof is for real numbers: the last digits of floating-point noise tell more (Mironov, 2012).
 
     Args:
       key: of the noise.

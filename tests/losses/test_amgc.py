@@ -109,7 +109,12 @@ def test_gradient(x64):
     args = tuple(map(jnp.asarray, (W, B, MEANS, COVS)))
     # central differences in float64
     check_grads(
-        lambda *a: amarx_loss(*map(jnp.asarray, a), lam=0.5), args, order=1, modes=["rev"], atol=1e-6, rtol=1e-6
+        jax.jit(lambda *a: amarx_loss(*map(jnp.asarray, a), lam=0.5)),
+        args,
+        order=1,
+        modes=["rev"],
+        atol=1e-6,
+        rtol=1e-6,
     )
 
 

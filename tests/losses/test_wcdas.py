@@ -27,7 +27,7 @@ def test_equals_the_released_wcdas(name, x64):
     # float64
     np.testing.assert_allclose(logits, GOLDEN[f"{name}_logits"], rtol=1e-12)
     loss = lambda x, w, g: wcdas_loss(x, y, w, g, scale=scale).mean()  # noqa: E731
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))(x, w, g)
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, w, g)
     np.testing.assert_allclose(value, GOLDEN[f"{name}_loss"], rtol=1e-12)
     for got, key in zip(gradients, ("features", "weights", "gamma"), strict=True):
         np.testing.assert_allclose(got, GOLDEN[f"{name}_grad_{key}"], rtol=1e-9, atol=1e-13)
@@ -75,9 +75,8 @@ def test_sharp_classes_at_angle_zero_stay_finite(dtype, g):
     """gamma = 0.99 and the clipped end, features along their class: the density's peak, and a finite gradient."""
     x = jnp.asarray(W, dtype)
     args = x, jnp.arange(5), jnp.asarray(W, dtype), jnp.full(5, g, dtype)
-    value, gradients = jax.value_and_grad(lambda *a: wcdas_loss(a[0], args[1], *a[1:]).sum(), argnums=(0, 1, 2))(
-        args[0], *args[2:]
-    )
+    loss = jax.jit(jax.value_and_grad(lambda *a: wcdas_loss(a[0], args[1], *a[1:]).sum(), argnums=(0, 1, 2)))
+    value, gradients = loss(args[0], *args[2:])
     assert np.isfinite(value) and all(np.all(np.isfinite(d.astype(jnp.float32))) for d in gradients)
     at_zero = jnp.diagonal(
         wrapped_cauchy_logits(x.astype(jnp.float32), x.astype(jnp.float32), jnp.full(5, 4.595), scale=1.0)
@@ -91,7 +90,7 @@ def test_zero_features_have_a_finite_gradient():
         lambda x: wcdas_loss(x, jnp.array([0]), jnp.asarray(W), jnp.asarray(GAMMA)),
         lambda x: cosine_softmax_logits(x, jnp.asarray(W)),
     ):
-        assert np.all(np.isfinite(jax.grad(lambda x, fn=fn: fn(x).sum())(jnp.zeros((1, 8)))))
+        assert np.all(np.isfinite(jax.jit(jax.grad(lambda x, fn=fn: fn(x).sum()))(jnp.zeros((1, 8)))))
     np.testing.assert_array_equal(cosine_softmax_logits(jnp.zeros((1, 8)), jnp.asarray(W)), 0.0)
 
 

@@ -7,6 +7,7 @@ from jaxtrain.losses.alpha_divergence import (
     alpha_divergence_surrogate,
     sandwich_subnet_sampler,
 )
+from jaxtrain.losses.amgc import amarx_loss, distribution_classifier_loss, gaussian_class_stats, variance_enlarge
 from jaxtrain.losses.anyloss import (
     SoftConfusion,
     anyloss,
@@ -22,8 +23,17 @@ from jaxtrain.losses.attention_entropy import (
     scaled_ffn,
     weight_normalized,
 )
+from jaxtrain.losses.bags import (
+    bag_level_loss,
+    instance_level_loss,
+    interpolated_bag_loss,
+    interpolated_bag_ridge,
+    private_bag_means,
+)
+from jaxtrain.losses.bias_loss import BiasLossState, bias_loss, feature_variance
 from jaxtrain.losses.break_a_scene import attention_mask_loss, break_a_scene_loss, masked_denoising_loss, union_sample
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
+from jaxtrain.losses.class_curvature import class_hessian_spectrum, saddle_score
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
     comp_sum_h_consistency,
@@ -71,6 +81,7 @@ from jaxtrain.losses.load_balance import (
     frequency_buffer,
     load_balance_loss,
 )
+from jaxtrain.losses.long_tail import deferred_reweight, ldam_loss, logit_adjusted_loss, vs_loss
 from jaxtrain.losses.meco import (
     MecoState,
     importance_log_partition,
@@ -78,6 +89,7 @@ from jaxtrain.losses.meco import (
     meco_loss_and_state,
     nce_loss,
 )
+from jaxtrain.losses.noisy_labels import generalized_cross_entropy_loss, symmetric_cross_entropy_loss
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
 from jaxtrain.losses.policy_gradient import (
     composite_reward,
@@ -105,8 +117,10 @@ from jaxtrain.losses.tgeo import class_mean_teacher, fusion_ratio, kd_fusion_los
 from jaxtrain.losses.tgeo_step import TGeoBatch, TGeoMetrics, TGeoState, tgeo_bilevel_step
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
+from jaxtrain.losses.wcdas import cosine_softmax_logits, wcdas_loss, wrapped_cauchy_logits
 
 __all__ = [
+    "BiasLossState",
     "ElrTargets",
     "ElrTargetsFns",
     "FrequencyBuffer",
@@ -126,6 +140,7 @@ __all__ = [
     "align_auxiliary_gradient",
     "alpha_divergence",
     "alpha_divergence_surrogate",
+    "amarx_loss",
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
@@ -134,15 +149,18 @@ __all__ = [
     "augmentation_calibrator_apply",
     "augmentation_consistency",
     "augmented_top_probs",
+    "bag_level_loss",
     "batch_classification_loss",
     "betti_error",
     "betti_numbers",
+    "bias_loss",
     "biev_weights",
     "binary_kl_loss",
     "binary_kl_norm_loss",
     "break_a_scene_loss",
     "c51_project",
     "categorical_value",
+    "class_hessian_spectrum",
     "class_mean_teacher",
     "cldice_loss",
     "comp_sum_conditional_minimum",
@@ -152,11 +170,14 @@ __all__ = [
     "composite_reward",
     "conditional_cs_divergence",
     "correctness_aware_loss",
+    "cosine_softmax_logits",
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
+    "deferred_reweight",
     "dhkd_loss",
     "dice_ce_loss",
+    "distribution_classifier_loss",
     "dpo_loss",
     "dpo_with_sft_loss",
     "elr_loss",
@@ -168,10 +189,13 @@ __all__ = [
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
+    "feature_variance",
     "fit_temperature",
     "frequency_buffer",
     "fusion_ratio",
+    "gaussian_class_stats",
     "gaussian_gram",
+    "generalized_cross_entropy_loss",
     "gg_td_loss",
     "ggd_excess_kurtosis",
     "ggd_nll",
@@ -184,6 +208,9 @@ __all__ = [
     "icnn_loss",
     "icnn_score",
     "importance_log_partition",
+    "instance_level_loss",
+    "interpolated_bag_loss",
+    "interpolated_bag_ridge",
     "inverse_box_cox",
     "is_calibrated_derivative",
     "iterative_tuning_schedule",
@@ -194,12 +221,14 @@ __all__ = [
     "l1_svm_loss",
     "l2_svm_loss",
     "layer_mask",
+    "ldam_loss",
     "ldr_kl_loss",
     "ldr_weights",
     "linear_cross_entropy",
     "linear_cross_entropy_sum",
     "load_balance_loss",
     "log_stablemax",
+    "logit_adjusted_loss",
     "logits_memory",
     "masked_denoising_loss",
     "mbbe_variance",
@@ -214,9 +243,11 @@ __all__ = [
     "one_vs_rest_signs",
     "ppo_clip_loss",
     "prior_distillation_loss",
+    "private_bag_means",
     "proto_triplet_loss",
     "prototypes",
     "recall_at_k",
+    "saddle_score",
     "saf_loss",
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
@@ -237,6 +268,7 @@ __all__ = [
     "stablemax",
     "stablemax_cross_entropy",
     "svm_head_objective",
+    "symmetric_cross_entropy_loss",
     "td_classification_loss",
     "tgeo_bilevel_step",
     "trades_loss",
@@ -244,5 +276,9 @@ __all__ = [
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
     "union_sample",
+    "variance_enlarge",
+    "vs_loss",
+    "wcdas_loss",
     "weight_normalized",
+    "wrapped_cauchy_logits",
 ]

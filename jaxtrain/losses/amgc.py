@@ -40,7 +40,7 @@ def gaussian_class_stats(
         )
     x = widened(features)
     own = jax.nn.one_hot(labels, k, dtype=x.dtype)
-    check_labels("gaussian_class_stats", own, labels)
+    labels = check_labels("gaussian_class_stats", own, labels)
     counts = own.sum(axis=0)
     per_class = jnp.maximum(counts, 1)
     # kept for long: not rounded to less than single precision on accelerators

@@ -87,7 +87,7 @@ def bias_loss(
             f"bias_loss: logits (batch, classes) and features (batch, ...) are needed, "
             f"got {logits.shape} and {features.shape}"
         )
-    check_labels("bias_loss", logits, labels)
+    labels = check_labels("bias_loss", logits, labels)
     check_finite_number("alpha", alpha, low=0.0)
     check_finite_number("beta", beta, low=0.0, high=1.0)
     if norm not in ("global", "local"):

@@ -46,7 +46,7 @@ def logit_adjusted_loss(
     >>> round(float(loss[0]), 4)  # log 4
     1.3863
     """
-    check_labels("logit_adjusted_loss", logits, labels)
+    labels = check_labels("logit_adjusted_loss", logits, labels)
     check_finite_number("tau", tau)
     z = widened(logits)
     log_counts = _log_counts("logit_adjusted_loss", class_counts, z)
@@ -88,7 +88,7 @@ def vs_loss(
     >>> round(float(loss[0]), 4)  # of 3 · 4 against 4^(1/2): log 7
     1.9459
     """
-    check_labels("vs_loss", logits, labels)
+    labels = check_labels("vs_loss", logits, labels)
     check_finite_number("gamma", gamma, low=0.0)
     check_finite_number("tau", tau)
     z = widened(logits)
@@ -130,7 +130,7 @@ def ldam_loss(
     >>> round(float(loss[0]), 4)  # log 2: the margin takes all of the lead
     0.6931
     """
-    check_labels("ldam_loss", cosines, labels)
+    labels = check_labels("ldam_loss", cosines, labels)
     check_finite_number("max_margin", max_margin, low=0.0)
     check_finite_number("scale", scale, low=float(np.finfo(np.float32).tiny))
     z = widened(cosines)

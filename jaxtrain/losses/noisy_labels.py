@@ -37,7 +37,7 @@ def generalized_cross_entropy_loss(
     >>> [round(float(generalized_cross_entropy_loss(logits, labels, q=q)[0]), 4) for q in (0.0, 0.5, 1.0)]
     [1.3863, 1.0, 0.75]
     """
-    check_labels("generalized_cross_entropy_loss", logits, labels)
+    labels = check_labels("generalized_cross_entropy_loss", logits, labels)
     check_finite_number("q", q, low=0.0, high=1.0)
     return comp_sum_loss(logits, labels, tau=1 + q)
 
@@ -77,7 +77,7 @@ def symmetric_cross_entropy_loss(
     >>> round(float(symmetric_cross_entropy_loss(logits, labels, alpha=1.0, beta=0.5)[0]), 4)  # log 4 + 0.5 * 4 * 0.75
     2.8863
     """
-    check_labels("symmetric_cross_entropy_loss", logits, labels)
+    labels = check_labels("symmetric_cross_entropy_loss", logits, labels)
     for name, value in (("alpha", alpha), ("beta", beta)):
         check_finite_number(name, value, low=0.0)
     check_finite_number("log_zero", log_zero, high=-float(np.finfo(np.float32).tiny))

@@ -144,5 +144,5 @@ def wcdas_loss(
     0.0868
     """
     logits = wrapped_cauchy_logits(widened(features), class_weights, gamma_raw, scale_raw, scale=scale)
-    check_labels("wcdas_loss", logits, labels)
+    labels = check_labels("wcdas_loss", logits, labels)
     return surprise(logits, labels).astype(features.dtype)

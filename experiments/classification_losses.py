@@ -10,7 +10,7 @@ other class, "pair" ones on the next (beyond half of them the wrong class is the
 class 0 and one in 10 … 100 of what class 9 had, geometrically between, other classes in that place for every seed; the
 losses that ask for class counts get those of the training labels, spoilt as they are. Every loss has fifteen settings for
 every problem, chosen by the accuracy on the held-out quarter, whose labels are right and whose classes are equal, of three
-seeds that are not shown: learning rates from 3e-4 to 3e-2, twelve for a loss without a number of its own and four times
+seeds that are not shown: learning rates from 1e-4 to 3e-2, fifteen for a loss without a number of its own and five times
 three values for one with it. Shown are means over sixteen seeds.
 """
 

@@ -43,6 +43,14 @@ from jaxtrain.losses.generalized_gaussian import (
     ggd_variance,
     mbbe_variance,
 )
+from jaxtrain.losses.high_frequency import (
+    haar_dwt2,
+    haar_idwt2,
+    hog_features,
+    hog_loss,
+    hr_loss,
+    wavelet_high_frequency_loss,
+)
 from jaxtrain.losses.hl_gauss import (
     c51_project,
     categorical_value,
@@ -59,6 +67,7 @@ from jaxtrain.losses.ideal_binary_mask import (
     nsdr,
     sdr,
 )
+from jaxtrain.losses.image_quality import psnr, ssim
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.load_balance import (
     FrequencyBuffer,
@@ -151,9 +160,14 @@ __all__ = [
     "gnsdr",
     "gradient_ascent_loss",
     "h_consistency_bound",
+    "haar_dwt2",
+    "haar_idwt2",
     "headwise_entropy_stats",
     "hl_gauss_loss",
     "hl_gauss_probs",
+    "hog_features",
+    "hog_loss",
+    "hr_loss",
     "ideal_binary_mask",
     "importance_log_partition",
     "inverse_box_cox",
@@ -177,6 +191,7 @@ __all__ = [
     "npo_unlearning_objective",
     "nsdr",
     "ppo_clip_loss",
+    "psnr",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",
@@ -193,11 +208,13 @@ __all__ = [
     "soft_skeletonize",
     "soft_threshold",
     "softmax_collapse_fraction",
+    "ssim",
     "stablemax",
     "stablemax_cross_entropy",
     "td_classification_loss",
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "wavelet_high_frequency_loss",
     "weight_normalized",
 ]

@@ -43,14 +43,7 @@ from jaxtrain.losses.generalized_gaussian import (
     ggd_variance,
     mbbe_variance,
 )
-from jaxtrain.losses.high_frequency import (
-    haar_dwt2,
-    haar_idwt2,
-    hog_features,
-    hog_loss,
-    hr_loss,
-    wavelet_high_frequency_loss,
-)
+from jaxtrain.losses.high_frequency import hog_features, hog_loss, hr_loss
 from jaxtrain.losses.hl_gauss import (
     c51_project,
     categorical_value,
@@ -68,6 +61,7 @@ from jaxtrain.losses.ideal_binary_mask import (
     sdr,
 )
 from jaxtrain.losses.image_quality import psnr, ssim
+from jaxtrain.losses.intrinsic_images import implied_albedo, inverse_shading, uninvert_shading, whdr
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.load_balance import (
     FrequencyBuffer,
@@ -98,10 +92,17 @@ from jaxtrain.losses.retrieval import (
     uncertainty_regularized_retrieval_loss,
 )
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
+from jaxtrain.losses.scale_shift import (
+    multi_scale_gradient_loss,
+    scale_invariant_mse,
+    scale_shift_invariant_loss,
+    ssi_align,
+)
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
+from jaxtrain.losses.wavelets import haar_dwt2, haar_idwt2, wavelet_high_frequency_loss
 
 __all__ = [
     "ElrTargets",
@@ -169,8 +170,10 @@ __all__ = [
     "hog_loss",
     "hr_loss",
     "ideal_binary_mask",
+    "implied_albedo",
     "importance_log_partition",
     "inverse_box_cox",
+    "inverse_shading",
     "is_calibrated_derivative",
     "kd_loss",
     "kl_shaped_reward",
@@ -185,6 +188,7 @@ __all__ = [
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
+    "multi_scale_gradient_loss",
     "nce_loss",
     "npo_gradient_weight",
     "npo_loss",
@@ -197,6 +201,8 @@ __all__ = [
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
     "sandwich_subnet_sampler",
+    "scale_invariant_mse",
+    "scale_shift_invariant_loss",
     "scaled_ffn",
     "sdr",
     "sequence_policy_gradient_loss",
@@ -208,6 +214,7 @@ __all__ = [
     "soft_skeletonize",
     "soft_threshold",
     "softmax_collapse_fraction",
+    "ssi_align",
     "ssim",
     "stablemax",
     "stablemax_cross_entropy",
@@ -215,6 +222,8 @@ __all__ = [
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "uninvert_shading",
     "wavelet_high_frequency_loss",
     "weight_normalized",
+    "whdr",
 ]

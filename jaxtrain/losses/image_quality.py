@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.losses._logits import widened
-from jaxtrain.losses.high_frequency import check_images
+from jaxtrain.losses.wavelets import check_images
 
 _TINY = float(np.finfo(np.float32).tiny)
 _SIGMA, _SIDE = 1.5, 11

@@ -62,6 +62,13 @@ from jaxtrain.losses.ideal_binary_mask import (
 )
 from jaxtrain.losses.image_quality import psnr, ssim
 from jaxtrain.losses.intrinsic_images import implied_albedo, inverse_shading, uninvert_shading, whdr
+from jaxtrain.losses.layers import (
+    alpha_composite,
+    layer_consistency_loss,
+    layer_dropout_targets,
+    premultiply,
+    unpremultiply,
+)
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.load_balance import (
     FrequencyBuffer,
@@ -117,6 +124,7 @@ __all__ = [
     "adawac_loss",
     "adawac_update_weights",
     "aldr_kl_loss",
+    "alpha_composite",
     "alpha_divergence",
     "alpha_divergence_surrogate",
     "anyloss",
@@ -178,6 +186,8 @@ __all__ = [
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
+    "layer_consistency_loss",
+    "layer_dropout_targets",
     "ldr_kl_loss",
     "ldr_weights",
     "load_balance_loss",
@@ -195,6 +205,7 @@ __all__ = [
     "npo_unlearning_objective",
     "nsdr",
     "ppo_clip_loss",
+    "premultiply",
     "psnr",
     "recall_at_k",
     "saf_loss",
@@ -223,6 +234,7 @@ __all__ = [
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
     "uninvert_shading",
+    "unpremultiply",
     "wavelet_high_frequency_loss",
     "weight_normalized",
     "whdr",

@@ -1,5 +1,6 @@
 """Losses of images that forgive scale and shift, and differences of neighbouring pixels at several distances."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -24,15 +25,25 @@ def _mean(x: Array, mask: Array) -> Array:
     return jnp.sum(mask * x, axis=axes, keepdims=True) / jnp.maximum(jnp.sum(mask, axis=axes, keepdims=True), 1)
 
 
+def _projected(p: Array, t: Array, mask: Array, floor: Array) -> tuple[Array, Array]:
+    """The scale that brings p closest to t, and the scaled p; 0 where no p exceeds the floor.
+
+    In units of the largest p: the square of an output of a saturated network may be too small for a number.
+    """
+    unit = jax.lax.stop_gradient(jnp.max(mask * jnp.abs(p), axis=tuple(range(1, p.ndim)), keepdims=True))
+    varies = unit > jnp.maximum(floor, jnp.finfo(p.dtype).tiny)
+    q = p / jnp.where(varies, unit, 1)
+    power = jnp.where(varies, _mean(q * q, mask), 1)
+    scale = jnp.where(varies, _mean(q * t, mask) / power, 0)
+    return scale / jnp.where(varies, unit, 1), scale * q
+
+
 def _aligned(p: Array, t: Array, mask: Array) -> tuple[Array, Array, Array]:
     """Scale, shift and what is left: about the means, since sums of squares of large numbers would lose the shift."""
     mean_p, mean_t = _mean(p, mask), _mean(t, mask)
-    dp, dt = p - mean_p, t - mean_t
-    variance = _mean(dp * dp, mask)
     # what is constant but for rounding is constant
-    varies = variance > (4 * jnp.finfo(p.dtype).eps * mean_p) ** 2
-    scale = jnp.where(varies, _mean(dp * dt, mask) / jnp.where(varies, variance, 1), 0)
-    return scale, mean_t - scale * mean_p, scale * dp - dt
+    scale, found = _projected(p - mean_p, t - mean_t, mask, 4 * jnp.finfo(p.dtype).eps * jnp.abs(mean_p))
+    return scale, mean_t - scale * mean_p, found - (t - mean_t)
 
 
 def ssi_align(
@@ -117,9 +128,8 @@ def scale_invariant_mse(
     [1.0]
     """
     p, t, m = _prepared("scale_invariant_mse", pred, target, mask)
-    power = _mean(p * p, m)
-    scale = jnp.where(power > 0, _mean(p * t, m) / jnp.where(power > 0, power, 1), 0)
-    return _mean((scale * p - t) ** 2, m).ravel().astype(pred.dtype)
+    found = _projected(p, t, m, jnp.zeros((), p.dtype))[1]
+    return _mean((found - t) ** 2, m).ravel().astype(pred.dtype)
 
 
 def multi_scale_gradient_loss(

@@ -99,6 +99,17 @@ def test_what_is_masked_does_not_count_even_if_it_is_nan(name):
     assert np.all(np.isfinite(slope)) and float(LOSSES[name](p, t, mask)[0]) == 0.0
 
 
+@pytest.mark.parametrize("name", ["scale_shift", "scale"])
+def test_size_of_predictions_does_not_count_even_if_squares_underflow(name):
+    p, t = jnp.asarray(P, jnp.float32), jnp.asarray(T, jnp.float32)
+    fn = jax.jit(jax.value_and_grad(lambda p: LOSSES[name](p, t).sum()))
+    value, slope = fn(p)
+    for power in (-100, -40, 40):  # of 2: nothing is rounded
+        got, steep = fn(2.0**power * p)
+        np.testing.assert_allclose(got, value, rtol=1e-6)
+        np.testing.assert_allclose(steep * 2.0**power, slope, rtol=1e-5, atol=1e-7)  # single precision
+
+
 def test_constant_predictions_explain_nothing():
     p, t = jnp.full((1, 5, 7), 0.1), jnp.asarray(T[:1], jnp.float32)
     scale, shift = ssi_align(p, t)

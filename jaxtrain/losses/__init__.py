@@ -86,6 +86,7 @@ from jaxtrain.losses.meco import (
     nce_loss,
 )
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
+from jaxtrain.losses.physical_shading import SphericalGaussians, ggx_brdf, sphere_render, spherical_gaussian_light
 from jaxtrain.losses.policy_gradient import (
     composite_reward,
     kl_shaped_reward,
@@ -107,6 +108,7 @@ from jaxtrain.losses.scale_shift import (
 )
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
+from jaxtrain.losses.surfaces import eikonal_loss, material_smoothness_loss, neus_alpha
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
 from jaxtrain.losses.wavelets import haar_dwt2, haar_idwt2, wavelet_high_frequency_loss
@@ -119,6 +121,7 @@ __all__ = [
     "LogitsMemoryFns",
     "MecoState",
     "SoftConfusion",
+    "SphericalGaussians",
     "accumulate_frequency",
     "adaptive_alpha_distill_loss",
     "adawac_loss",
@@ -151,6 +154,7 @@ __all__ = [
     "cs_qmi",
     "dice_ce_loss",
     "dpo_loss",
+    "eikonal_loss",
     "elr_loss",
     "elr_plus_loss",
     "elr_regularizer",
@@ -166,6 +170,7 @@ __all__ = [
     "ggd_excess_kurtosis",
     "ggd_nll",
     "ggd_variance",
+    "ggx_brdf",
     "gnsdr",
     "gradient_ascent_loss",
     "h_consistency_bound",
@@ -194,12 +199,14 @@ __all__ = [
     "log_stablemax",
     "logits_memory",
     "mask_bce_loss",
+    "material_smoothness_loss",
     "mbbe_variance",
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
     "multi_scale_gradient_loss",
     "nce_loss",
+    "neus_alpha",
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
@@ -225,6 +232,8 @@ __all__ = [
     "soft_skeletonize",
     "soft_threshold",
     "softmax_collapse_fraction",
+    "sphere_render",
+    "spherical_gaussian_light",
     "ssi_align",
     "ssim",
     "stablemax",

@@ -24,6 +24,7 @@ from jaxtrain.testing import check_loss
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "image_detail.npz")
 RNG = np.random.default_rng(0)
 A, B = RNG.uniform(size=(2, 6, 8, 8, 2))
+HOG = jax.jit(hog_features, static_argnames=("cell", "bins", "block", "signed"))  # eager calls compile every step
 
 
 def _golden(name):
@@ -59,8 +60,9 @@ def test_wavelet_loss_by_inner_products(levels, p, x64):
 
 def test_brightness_does_not_count(x64):
     a, shift = jnp.asarray(A), jnp.arange(6.0)[:, None, None, None]
-    np.testing.assert_allclose(wavelet_high_frequency_loss(a + shift, a, levels=3), 0.0, atol=1e-14)
-    np.testing.assert_allclose(hog_loss(a + shift, a, cell=4), 0.0, atol=1e-12)  # the shift is rounded
+    wave, hog = jax.jit(lambda x: (wavelet_high_frequency_loss(x, a, levels=3), hog_loss(x, a, cell=4)))(a + shift)
+    np.testing.assert_allclose(wave, 0.0, atol=1e-14)
+    np.testing.assert_allclose(hog, 0.0, atol=1e-12)  # the shift is rounded
 
 
 @pytest.mark.parametrize("block", [1, 2])
@@ -68,12 +70,12 @@ def test_hog_is_that_of_scikit_image_where_votes_are_not_shared(block, x64):
     rows, columns = np.meshgrid(np.arange(32.0), np.arange(32.0), indexing="ij")
     angles = np.deg2rad(20 * np.arange(9) + 10)[:, None, None]
     images = (columns * np.cos(angles) + rows * np.sin(angles) + 0.3) ** 2 / 100
-    got = hog_features(jnp.asarray(images)[..., None], block=block, eps=1e-5)[:, 1:-1, 1:-1]
+    got = HOG(jnp.asarray(images)[..., None], block=block, eps=1e-5)[:, 1:-1, 1:-1]
     np.testing.assert_allclose(got, GOLDEN[f"hog_{block}"], rtol=1e-6, atol=1e-9)  # it adds in float32
 
 
 def test_sharing_votes_changes_noise_by_a_little(x64):
-    got = hog_features(_golden("noise"), eps=1e-5).reshape(2, -1)
+    got = HOG(_golden("noise"), eps=1e-5).reshape(2, -1)
     cosine = np.sum(got * GOLDEN["hog_hard"], -1) / np.linalg.norm(got, axis=-1) / 2  # four cells of length 1
     assert np.all(cosine > 0.95) and np.all(cosine < 0.999), cosine
 
@@ -93,9 +95,9 @@ def test_hog_by_a_loop(signed, x64):
             apart = abs(angle - (k + 0.5) * turn / bins)
             wanted[n, i // cell, j // cell, k] += length * max(0, 1 - min(apart, turn - apart) * bins / turn) / cell**2
     wanted /= np.sqrt(np.sum(wanted**2, -1, keepdims=True) + eps**2)
-    got = hog_features(jnp.asarray(A), cell=cell, bins=bins, signed=signed, eps=eps)
+    got = HOG(jnp.asarray(A), cell=cell, bins=bins, signed=signed, eps=eps)
     np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
-    other = hog_features(jnp.asarray(B), cell=cell, bins=bins, signed=signed, eps=eps)
+    other = HOG(jnp.asarray(B), cell=cell, bins=bins, signed=signed, eps=eps)
     loss = hog_loss(jnp.asarray(A), jnp.asarray(B), cell=cell, bins=bins, signed=signed, eps=eps)
     np.testing.assert_allclose(loss, np.mean(np.abs(wanted - np.asarray(other)), axis=(1, 2, 3)), rtol=1e-11)
 
@@ -110,9 +112,15 @@ def test_slopes_stay_bounded_where_images_are_nearly_flat():
 
 
 def test_weights_may_differ_between_examples():
-    a, b, w = jnp.asarray(A, jnp.float32), jnp.asarray(B, jnp.float32), jnp.arange(6.0)
-    wave, hog = wavelet_high_frequency_loss(a, b, levels=2), hog_loss(a, b, cell=4)
-    got = jax.jit(lambda w: hr_loss(a, b, w_wave=w, w_hog=1 - 0.1 * w, levels=2, cell=4))(w)
+    a, b = jnp.asarray(A, jnp.float32), jnp.asarray(B, jnp.float32)
+
+    @jax.jit
+    def all_of_it(w):
+        wave, hog = wavelet_high_frequency_loss(a, b, levels=2), hog_loss(a, b, cell=4)
+        return wave, hog, hr_loss(a, b, w_wave=w, w_hog=1 - 0.1 * w, levels=2, cell=4)
+
+    w = np.arange(6)
+    wave, hog, got = all_of_it(jnp.asarray(w, jnp.float32))
     np.testing.assert_allclose(got, w * wave + (1 - 0.1 * w) * hog, rtol=2e-6)  # single precision
 
 

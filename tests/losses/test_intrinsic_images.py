@@ -66,7 +66,7 @@ def test_large_offsets_keep_their_digits():
 def test_stopping_the_gradient_of_the_alignment_changes_nothing(x64):
     """The envelope theorem, and therefore the gradient by hand."""
     p, t, mask = jnp.asarray(P), jnp.asarray(T), jnp.asarray(MASK)
-    got = jax.grad(lambda p: scale_shift_invariant_loss(p, t, mask).sum())(p)
+    got = jax.jit(jax.grad(lambda p: scale_shift_invariant_loss(p, t, mask).sum()))(p)
     a, b = (x[:, None, None] for x in ssi_align(p, t, mask))
     wanted = 2 * a * (a * p + b - t) * mask / jnp.sum(mask, axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-15)
@@ -81,9 +81,10 @@ def test_differences_by_a_loop(x64):
             pairs = [((i, j), (i, j + 1)) for i in range(h) for j in range(w - 1)]
             pairs += [((i, j), (i + 1, j)) for i in range(h - 1) for j in range(w)]
             wanted[n] += sum(abs(r[x] - r[y]) for x, y in pairs if m[x] and m[y]) / max(m.sum(), 1)
-    got = multi_scale_gradient_loss(jnp.asarray(P), jnp.asarray(T), jnp.asarray(MASK))
+    loss = jax.jit(multi_scale_gradient_loss)
+    got = loss(jnp.asarray(P), jnp.asarray(T), jnp.asarray(MASK))
     np.testing.assert_allclose(got, wanted, rtol=1e-12)
-    shifted = multi_scale_gradient_loss(jnp.asarray(T) + 0.7, jnp.asarray(T), jnp.asarray(MASK))
+    shifted = loss(jnp.asarray(T) + 0.7, jnp.asarray(T), jnp.asarray(MASK))
     np.testing.assert_allclose(shifted, 0.0, atol=1e-14)
 
 

@@ -61,6 +61,7 @@ from jaxtrain.losses.generalized_gaussian import (
     ggd_variance,
     mbbe_variance,
 )
+from jaxtrain.losses.high_frequency import hog_features, hog_loss, hr_loss
 from jaxtrain.losses.hl_gauss import (
     c51_project,
     categorical_value,
@@ -70,7 +71,17 @@ from jaxtrain.losses.hl_gauss import (
     two_hot_probs,
 )
 from jaxtrain.losses.icnn import icnn_loss, icnn_score, proto_triplet_loss, prototypes
+from jaxtrain.losses.ideal_binary_mask import apply_binary_mask, gnsdr, ideal_binary_mask, mask_bce_loss, nsdr, sdr
+from jaxtrain.losses.image_quality import psnr, ssim
+from jaxtrain.losses.intrinsic_images import implied_albedo, inverse_shading, uninvert_shading, whdr
 from jaxtrain.losses.layer_choice import layer_mask, select_layers_by_change
+from jaxtrain.losses.layers import (
+    alpha_composite,
+    layer_consistency_loss,
+    layer_dropout_targets,
+    premultiply,
+    unpremultiply,
+)
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
 from jaxtrain.losses.load_balance import (
@@ -91,6 +102,7 @@ from jaxtrain.losses.meco import (
 )
 from jaxtrain.losses.noisy_labels import generalized_cross_entropy_loss, symmetric_cross_entropy_loss
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
+from jaxtrain.losses.physical_shading import SphericalGaussians, ggx_brdf, sphere_render, spherical_gaussian_light
 from jaxtrain.losses.policy_gradient import (
     composite_reward,
     kl_shaped_reward,
@@ -104,6 +116,12 @@ from jaxtrain.losses.retrieval import (
     uncertainty_regularized_retrieval_loss,
 )
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
+from jaxtrain.losses.scale_shift import (
+    multi_scale_gradient_loss,
+    scale_invariant_mse,
+    scale_shift_invariant_loss,
+    ssi_align,
+)
 from jaxtrain.losses.scales import (
     multiscale_token_logprob,
     prior_distillation_loss,
@@ -112,11 +130,13 @@ from jaxtrain.losses.scales import (
 )
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
+from jaxtrain.losses.surfaces import eikonal_loss, material_smoothness_loss, neus_alpha
 from jaxtrain.losses.svm import l1_svm_loss, l2_svm_loss, one_vs_rest_signs, svm_head_objective
 from jaxtrain.losses.tgeo import class_mean_teacher, fusion_ratio, kd_fusion_loss, trilateral_features
 from jaxtrain.losses.tgeo_step import TGeoBatch, TGeoMetrics, TGeoState, tgeo_bilevel_step
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
+from jaxtrain.losses.wavelets import haar_dwt2, haar_idwt2, wavelet_high_frequency_loss
 from jaxtrain.losses.wcdas import cosine_softmax_logits, wcdas_loss, wrapped_cauchy_logits
 
 __all__ = [
@@ -128,6 +148,7 @@ __all__ = [
     "LogitsMemoryFns",
     "MecoState",
     "SoftConfusion",
+    "SphericalGaussians",
     "TGeoBatch",
     "TGeoMetrics",
     "TGeoState",
@@ -138,12 +159,14 @@ __all__ = [
     "adawac_update_weights",
     "aldr_kl_loss",
     "align_auxiliary_gradient",
+    "alpha_composite",
     "alpha_divergence",
     "alpha_divergence_surrogate",
     "amarx_loss",
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
+    "apply_binary_mask",
     "attention_entropy",
     "attention_mask_loss",
     "augmentation_calibrator_apply",
@@ -180,6 +203,7 @@ __all__ = [
     "distribution_classifier_loss",
     "dpo_loss",
     "dpo_with_sft_loss",
+    "eikonal_loss",
     "elr_loss",
     "elr_plus_loss",
     "elr_regularizer",
@@ -200,18 +224,28 @@ __all__ = [
     "ggd_excess_kurtosis",
     "ggd_nll",
     "ggd_variance",
+    "ggx_brdf",
+    "gnsdr",
     "gradient_ascent_loss",
     "h_consistency_bound",
+    "haar_dwt2",
+    "haar_idwt2",
     "headwise_entropy_stats",
     "hl_gauss_loss",
     "hl_gauss_probs",
+    "hog_features",
+    "hog_loss",
+    "hr_loss",
     "icnn_loss",
     "icnn_score",
+    "ideal_binary_mask",
+    "implied_albedo",
     "importance_log_partition",
     "instance_level_loss",
     "interpolated_bag_loss",
     "interpolated_bag_ridge",
     "inverse_box_cox",
+    "inverse_shading",
     "is_calibrated_derivative",
     "iterative_tuning_schedule",
     "kd_fusion_loss",
@@ -220,6 +254,8 @@ __all__ = [
     "l1_normalize_logits",
     "l1_svm_loss",
     "l2_svm_loss",
+    "layer_consistency_loss",
+    "layer_dropout_targets",
     "layer_mask",
     "ldam_loss",
     "ldr_kl_loss",
@@ -230,31 +266,41 @@ __all__ = [
     "log_stablemax",
     "logit_adjusted_loss",
     "logits_memory",
+    "mask_bce_loss",
     "masked_denoising_loss",
+    "material_smoothness_loss",
     "mbbe_variance",
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
+    "multi_scale_gradient_loss",
     "multiscale_token_logprob",
     "nce_loss",
+    "neus_alpha",
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
+    "nsdr",
     "one_vs_rest_signs",
     "ppo_clip_loss",
+    "premultiply",
     "prior_distillation_loss",
     "private_bag_means",
     "proto_triplet_loss",
     "prototypes",
+    "psnr",
     "recall_at_k",
     "saddle_score",
     "saf_loss",
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",
     "sandwich_subnet_sampler",
+    "scale_invariant_mse",
+    "scale_shift_invariant_loss",
     "scale_weighted_token_loss",
     "scale_weights",
     "scaled_ffn",
+    "sdr",
     "select_layers_by_change",
     "sequence_policy_gradient_loss",
     "skeleton_recall_loss",
@@ -265,6 +311,10 @@ __all__ = [
     "soft_skeletonize",
     "soft_threshold",
     "softmax_collapse_fraction",
+    "sphere_render",
+    "spherical_gaussian_light",
+    "ssi_align",
+    "ssim",
     "stablemax",
     "stablemax_cross_entropy",
     "svm_head_objective",
@@ -275,10 +325,14 @@ __all__ = [
     "trilateral_features",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "uninvert_shading",
     "union_sample",
+    "unpremultiply",
     "variance_enlarge",
     "vs_loss",
+    "wavelet_high_frequency_loss",
     "wcdas_loss",
     "weight_normalized",
+    "whdr",
     "wrapped_cauchy_logits",
 ]

@@ -31,6 +31,7 @@ from jaxtrain.losses.comp_sum import (
     h_consistency_bound,
     smooth_adversarial_comp_sum_loss,
 )
+from jaxtrain.losses.coteaching import coteaching_schedule, coteaching_select
 from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
@@ -67,6 +68,7 @@ from jaxtrain.losses.meco import (
     meco_loss_and_state,
     nce_loss,
 )
+from jaxtrain.losses.nested_dropout import nested_dropout, truncate_features
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
 from jaxtrain.losses.policy_gradient import (
     composite_reward,
@@ -119,6 +121,8 @@ __all__ = [
     "comp_sum_minimizability_gap",
     "composite_reward",
     "conditional_cs_divergence",
+    "coteaching_schedule",
+    "coteaching_select",
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
@@ -160,6 +164,7 @@ __all__ = [
     "meco_loss_and_state",
     "mesa_loss",
     "nce_loss",
+    "nested_dropout",
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
@@ -183,6 +188,7 @@ __all__ = [
     "stablemax_cross_entropy",
     "td_classification_loss",
     "trades_loss",
+    "truncate_features",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
     "weight_normalized",

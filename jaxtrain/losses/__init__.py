@@ -61,6 +61,7 @@ from jaxtrain.losses.load_balance import (
     frequency_buffer,
     load_balance_loss,
 )
+from jaxtrain.losses.mdcs import consistency_self_distillation, diversity_softmax_loss, mdcs_loss
 from jaxtrain.losses.meco import (
     MecoState,
     importance_log_partition,
@@ -121,12 +122,14 @@ __all__ = [
     "comp_sum_minimizability_gap",
     "composite_reward",
     "conditional_cs_divergence",
+    "consistency_self_distillation",
     "coteaching_schedule",
     "coteaching_select",
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
     "dice_ce_loss",
+    "diversity_softmax_loss",
     "dpo_loss",
     "elr_loss",
     "elr_plus_loss",
@@ -160,6 +163,7 @@ __all__ = [
     "log_stablemax",
     "logits_memory",
     "mbbe_variance",
+    "mdcs_loss",
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",

@@ -84,6 +84,14 @@ from jaxtrain.losses.retrieval import (
     uncertainty_regularized_retrieval_loss,
 )
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
+from jaxtrain.losses.shrinkmatch import (
+    ShrunkSpace,
+    certain_ratio_ema,
+    distribution_alignment,
+    fixmatch_loss,
+    shrink_class_space,
+    shrinkmatch_uncertain_loss,
+)
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
@@ -96,6 +104,7 @@ __all__ = [
     "LogitsMemory",
     "LogitsMemoryFns",
     "MecoState",
+    "ShrunkSpace",
     "SoftConfusion",
     "accumulate_frequency",
     "adaptive_alpha_distill_loss",
@@ -115,6 +124,7 @@ __all__ = [
     "biev_weights",
     "c51_project",
     "categorical_value",
+    "certain_ratio_ema",
     "cldice_loss",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
@@ -129,6 +139,7 @@ __all__ = [
     "cs_ib_loss",
     "cs_qmi",
     "dice_ce_loss",
+    "distribution_alignment",
     "diversity_softmax_loss",
     "dpo_loss",
     "elr_loss",
@@ -140,6 +151,7 @@ __all__ = [
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
+    "fixmatch_loss",
     "frequency_buffer",
     "gaussian_gram",
     "gg_td_loss",
@@ -180,6 +192,8 @@ __all__ = [
     "sandwich_subnet_sampler",
     "scaled_ffn",
     "sequence_policy_gradient_loss",
+    "shrink_class_space",
+    "shrinkmatch_uncertain_loss",
     "skeleton_recall_loss",
     "skeleton_tube",
     "smooth_adversarial_comp_sum_loss",

@@ -36,6 +36,12 @@ from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
 from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
+from jaxtrain.losses.fassl import (
+    estimate_prototype_frequency,
+    frequency_aware_swap_loss,
+    prototype_assignment,
+    rebalanced_weights,
+)
 from jaxtrain.losses.generalized_gaussian import (
     biev_weights,
     gg_td_loss,
@@ -148,10 +154,12 @@ __all__ = [
     "elr_targets",
     "ensloss",
     "entropy_regularization",
+    "estimate_prototype_frequency",
     "expert_frequency",
     "expert_specialization",
     "feature_jitter",
     "fixmatch_loss",
+    "frequency_aware_swap_loss",
     "frequency_buffer",
     "gaussian_gram",
     "gg_td_loss",
@@ -185,6 +193,8 @@ __all__ = [
     "npo_loss",
     "npo_unlearning_objective",
     "ppo_clip_loss",
+    "prototype_assignment",
+    "rebalanced_weights",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",

@@ -42,6 +42,13 @@ from jaxtrain.losses.fassl import (
     prototype_assignment,
     rebalanced_weights,
 )
+from jaxtrain.losses.fscil import (
+    assign_prototypes,
+    cosine_ncm_logits,
+    incremental_subnet_mask,
+    pseudo_class_expand,
+    simplex_etf_prototypes,
+)
 from jaxtrain.losses.generalized_gaussian import (
     biev_weights,
     gg_td_loss,
@@ -100,6 +107,7 @@ from jaxtrain.losses.shrinkmatch import (
 )
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
+from jaxtrain.losses.supcon import supcon_loss
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
 
@@ -122,6 +130,7 @@ __all__ = [
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
+    "assign_prototypes",
     "attention_entropy",
     "augmentation_consistency",
     "batch_classification_loss",
@@ -139,6 +148,7 @@ __all__ = [
     "composite_reward",
     "conditional_cs_divergence",
     "consistency_self_distillation",
+    "cosine_ncm_logits",
     "coteaching_schedule",
     "coteaching_select",
     "cs_divergence",
@@ -172,6 +182,7 @@ __all__ = [
     "hl_gauss_loss",
     "hl_gauss_probs",
     "importance_log_partition",
+    "incremental_subnet_mask",
     "inverse_box_cox",
     "is_calibrated_derivative",
     "kd_loss",
@@ -194,6 +205,7 @@ __all__ = [
     "npo_unlearning_objective",
     "ppo_clip_loss",
     "prototype_assignment",
+    "pseudo_class_expand",
     "rebalanced_weights",
     "recall_at_k",
     "saf_loss",
@@ -204,6 +216,7 @@ __all__ = [
     "sequence_policy_gradient_loss",
     "shrink_class_space",
     "shrinkmatch_uncertain_loss",
+    "simplex_etf_prototypes",
     "skeleton_recall_loss",
     "skeleton_tube",
     "smooth_adversarial_comp_sum_loss",
@@ -214,6 +227,7 @@ __all__ = [
     "softmax_collapse_fraction",
     "stablemax",
     "stablemax_cross_entropy",
+    "supcon_loss",
     "td_classification_loss",
     "trades_loss",
     "truncate_features",

@@ -26,7 +26,6 @@ RATES, DECAYS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (0.0, 1.0, 10.0, 100.0)
 SECOND = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 TURNED = 4 * BASE  # base classes in four rotations
 PLACES = TURNED + CLASSES - BASE
-RATES, DECAYS, SECOND = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (0.0, 1.0, 10.0), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TURNS = [
     lambda x, k=k: jnp.rot90(x.reshape(-1, 8, 8), k, axes=(1, 2)).reshape(-1, 64) for k in (1, 2, 3)
 ]  # pseudo-classes by 90, 180 and 270 degrees

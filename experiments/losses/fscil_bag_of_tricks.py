@@ -22,8 +22,8 @@ CLASSES, BASE, SHOTS, SESSIONS = 10, 6, 5, ((6, 7), (8, 9))
 WIDTH, DIM, BATCH, EPOCHS, TUNING, SCALE = 64, 32, 30, 20, 50, 16.0
 TURNED = 4 * BASE  # base classes in four rotations
 PLACES = TURNED + CLASSES - BASE
-RATES, DECAYS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (0.0, 10.0, 100.0, 1000.0)
-SECOND = tuple(base * 10.0**power for power in range(-8, 0) for base in (1.0, 3.0))
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+SECOND = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 TURNS = [
     lambda x, k=k: jnp.rot90(x.reshape(-1, 8, 8), k, axes=(1, 2)).reshape(-1, 64) for k in (1, 2, 3)
 ]  # pseudo-classes by 90, 180 and 270 degrees
@@ -33,7 +33,6 @@ class _Recipe(NamedTuple):
     """Numbers, all traced: one program serves every arm."""
 
     rate: float
-    decay: float
     tricks: float  # 1: contrastive loss, pre-assigned prototypes, pseudo-classes
     second_rate: float = 0.0  # of the later sessions
     fraction: float = 0.0  # of the weights that move in them
@@ -48,7 +47,7 @@ def _base_session(key, x, y, recipe, epochs):
     own = jax.nn.one_hot(names, TURNED)
     etf = simplex_etf_prototypes(places, PLACES, DIM)
     etf = etf[assign_prototypes(own.T @ z / own.sum(0)[:, None], etf)]
-    tx = optax.adamw(recipe.rate, weight_decay=recipe.decay)
+    tx = optax.adam(recipe.rate)
 
     def step(carry, index):
         params, state = carry
@@ -144,12 +143,12 @@ def _run(key, recipe, epochs):
 
 @functools.cache
 def _best(tricks, fraction, smoke):
-    others = jax.random.split(jax.random.key(20_000), 2 if smoke else 3)
+    others = jax.random.split(jax.random.key(20_000), 2 if smoke else 10)
     if fraction:
         base = _best(tricks, 0.0, smoke)
         grid, by = [base._replace(second_rate=rate, fraction=fraction) for rate in SECOND], "validation_new"
     else:
-        grid, by = [_Recipe(rate, decay, tricks) for rate in RATES for decay in DECAYS], "validation"
+        grid, by = [_Recipe(rate, tricks) for rate in RATES], "validation"
     grid = grid[:2] if smoke else grid
     return max(grid, key=lambda recipe: float(_run(others, recipe, 1 if smoke else EPOCHS)[by].mean()))
 
@@ -171,15 +170,15 @@ CLAIM = Claim(
     says="A contrastive loss, prototypes set aside beforehand and pseudo-classes keep accuracy when classes come later with few "
     "images; tuning a small part of the weights for them forgets less than tuning all.",
     setup="450 digits of 0 to 5, then 5 images of each of 6 and 7, then of 8 and 9; an MLP with 64 hidden units to 32 "
-    "dimensions, 20 epochs of AdamW, batches of 30, named by the nearest class mean by angle among 797 images. cross_entropy has "
+    "dimensions, 20 epochs of Adam, batches of 30, named by the nearest class mean by angle among 797 images. cross_entropy has "
     "learnt prototypes; tricks adds the contrastive loss, a simplex with places for all classes and their rotations by 90, 180 "
     "and 270 degrees as classes. Later sessions leave the encoder as it is, or tune all of it or a random tenth for 50 steps of "
     "descent on the new images. drop: accuracy after the first session less that after the last.",
-    tuning="each of 28 pairs by the mean last accuracy on 250 validation images over 3 other seeds: rates 1e-5 to 1e-2 in half "
-    "decades, decays 0, 10, 100, 1000. Then the rate of the later sessions, 1e-8 to 0.3 (times 16), by the accuracy on the new "
-    "classes, which is what they are for. The grids were narrower at first (rates from 3e-4, decays to 10, later rates from 1e-4 "
-    "to 0.03), with choices at their ends; cosines do not mind the size of the weights, which decay changes and with it what a "
-    "rate does. Added after the first run, outside the verdict: a tenth of the weights at the rate chosen for all.",
+    tuning="the rate by the mean last accuracy on 250 validation images over 10 other seeds, from 1e-5 to 0.1 in half decades; "
+    "then the rate of the later sessions, 1e-6 to 0.3 (times 16), by the accuracy on the new classes, which is what they are for. "
+    "First there were weight decays as well, and narrower rates; cosines do not mind the size of the weights, so that decay only "
+    "makes steps relatively larger, and the strongest ones, which were chosen, left encoders that no later rate could tune. "
+    "Added after the first run, outside the verdict: a tenth of the weights at the rate chosen for all.",
     arms={
         "cross_entropy": functools.partial(_arm, tricks=0.0),
         "tricks": functools.partial(_arm, tricks=1.0),

@@ -57,8 +57,8 @@ def prototype_assignment(
     Source: Lin, Chen, Wang (2023), arXiv 2309.04723.
 
     >>> p = prototype_assignment(jnp.array([[1.0, 0.0]]), jnp.eye(2), temperature=1.0)
-    >>> p.round(4).tolist()  # e / (e + 1)
-    [[0.7311, 0.2689]]
+    >>> [round(float(x), 4) for x in p[0]]  # e / (e + 1)
+    [0.7311, 0.2689]
     """
     return jax.nn.softmax(_scores("prototype_assignment", z, prototypes, freq, temperature)).astype(z.dtype)
 
@@ -162,7 +162,7 @@ def rebalanced_weights(freq: Float[Array, "..."], *, beta: Number) -> Float[Arra
 
     Source: Lin, Chen, Wang (2023), arXiv 2309.04723.
 
-    >>> rebalanced_weights(jnp.array([0.75, 0.25]), beta=1.0).round(4).tolist()
+    >>> [round(float(w), 4) for w in rebalanced_weights(jnp.array([0.75, 0.25]), beta=1.0)]
     [0.6667, 2.0]
     """
     check_finite_number("beta", beta)

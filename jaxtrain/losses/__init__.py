@@ -80,6 +80,15 @@ from jaxtrain.losses.retrieval import (
     recall_at_k,
     uncertainty_regularized_retrieval_loss,
 )
+from jaxtrain.losses.road import (
+    LocalDisparity,
+    broad_weights,
+    local_disparate_impact,
+    normalize_ratio,
+    p_rule,
+    road_predictor_loss,
+    road_ratio_loss,
+)
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
@@ -90,6 +99,7 @@ __all__ = [
     "ElrTargets",
     "ElrTargetsFns",
     "FrequencyBuffer",
+    "LocalDisparity",
     "LogitsMemory",
     "LogitsMemoryFns",
     "MecoState",
@@ -110,6 +120,7 @@ __all__ = [
     "betti_error",
     "betti_numbers",
     "biev_weights",
+    "broad_weights",
     "c51_project",
     "categorical_value",
     "cldice_loss",
@@ -153,6 +164,7 @@ __all__ = [
     "ldr_kl_loss",
     "ldr_weights",
     "load_balance_loss",
+    "local_disparate_impact",
     "log_stablemax",
     "logits_memory",
     "mbbe_variance",
@@ -160,11 +172,15 @@ __all__ = [
     "meco_loss_and_state",
     "mesa_loss",
     "nce_loss",
+    "normalize_ratio",
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
+    "p_rule",
     "ppo_clip_loss",
     "recall_at_k",
+    "road_predictor_loss",
+    "road_ratio_loss",
     "saf_loss",
     "saf_trajectory_loss",
     "sample_calibrated_derivatives",

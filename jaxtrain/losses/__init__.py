@@ -15,6 +15,12 @@ from jaxtrain.losses.anyloss import (
     soft_confusion_matrix,
     soft_threshold,
 )
+from jaxtrain.losses.arl import (
+    arl_coefficients,
+    arl_loss,
+    grad_scale,
+    modality_variance_weights,
+)
 from jaxtrain.losses.attention_entropy import (
     attention_entropy,
     entropy_regularization,
@@ -114,6 +120,8 @@ __all__ = [
     "anyloss",
     "anyloss_from_counts",
     "anyloss_from_logits",
+    "arl_coefficients",
+    "arl_loss",
     "attention_entropy",
     "augmentation_consistency",
     "batch_classification_loss",
@@ -150,6 +158,7 @@ __all__ = [
     "ggd_excess_kurtosis",
     "ggd_nll",
     "ggd_variance",
+    "grad_scale",
     "gradient_ascent_loss",
     "h_consistency_bound",
     "headwise_entropy_stats",
@@ -171,6 +180,7 @@ __all__ = [
     "meco_gradient_momentum",
     "meco_loss_and_state",
     "mesa_loss",
+    "modality_variance_weights",
     "nce_loss",
     "normalize_ratio",
     "npo_gradient_weight",

@@ -12,7 +12,7 @@ from experiments.optimizers._arms import around, at_its_best
 from jaxtrain.losses import arl_coefficients, arl_loss, grad_scale, modality_variance_weights
 
 NOISE, EPOCHS, WARM, BATCH, WIDTH, BALANCE = (0.5, 2.0), 40, 5, 50, 32, 0.5
-RATES = around(3e-3, 1.0)
+RATES = around(3e-4, 0.3)
 ARMS = ("joint", "unimodal_losses", "balanced", "arl")
 
 
@@ -113,7 +113,8 @@ CLAIM = Claim(
     "cross-entropies of the single halves, those with ARL's coefficients (temperature 8, floor 0.3, after 5 epochs), and "
     "joint training that holds the half back which is ahead (OGM-GE without noise, alpha 0.5, after 5 epochs). Accuracy on "
     "797 digits; departure is the distance of the logarithms of the ratio of dependences and of inverse variances.",
-    tuning="the rate of each arm, half a decade apart from 0.003 to 1, by the accuracy on a validation part with 3 other seeds",
+    tuning="the rate of each arm, half a decade apart from 0.0003 to 0.3, by the accuracy on a validation part with 3 other "
+    "seeds; in a first run (contradicted) the grid began at 0.003, which two arms chose",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=(
         _better("joint", 0.005),
@@ -136,7 +137,7 @@ CLAIM = Claim(
             margin=0.0,
         ),
     ),
-    seeds=20,
+    seeds=12,
     smoke_seeds=2,
     claimed_by="arXiv 2507.10203: its theorem on dependence and its tables against gradient balancing",
 )

@@ -29,6 +29,14 @@ from jaxtrain.losses.attention_entropy import (
     weight_normalized,
 )
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
+from jaxtrain.losses.colide import (
+    colide_ev_score,
+    colide_ev_sigma,
+    colide_nv_score,
+    colide_nv_sigma,
+    logdet_acyclicity,
+)
+from jaxtrain.losses.colide_fit import ColideFit, colide_fit
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
     comp_sum_h_consistency,
@@ -102,6 +110,7 @@ from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_
 from jaxtrain.losses.trades import trades_loss
 
 __all__ = [
+    "ColideFit",
     "ElrTargets",
     "ElrTargetsFns",
     "FrequencyBuffer",
@@ -132,6 +141,11 @@ __all__ = [
     "c51_project",
     "categorical_value",
     "cldice_loss",
+    "colide_ev_score",
+    "colide_ev_sigma",
+    "colide_fit",
+    "colide_nv_score",
+    "colide_nv_sigma",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
@@ -175,6 +189,7 @@ __all__ = [
     "load_balance_loss",
     "local_disparate_impact",
     "log_stablemax",
+    "logdet_acyclicity",
     "logits_memory",
     "mbbe_variance",
     "meco_gradient_momentum",

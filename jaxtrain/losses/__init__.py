@@ -28,6 +28,11 @@ from jaxtrain.losses.attention_entropy import (
     scaled_ffn,
     weight_normalized,
 )
+from jaxtrain.losses.bayes_linear import (
+    BayesPredictive,
+    bayes_linear_regression_online,
+    bayes_linear_regression_predictive,
+)
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
 from jaxtrain.losses.colide import (
     colide_ev_score,
@@ -65,6 +70,7 @@ from jaxtrain.losses.hl_gauss import (
     td_classification_loss,
     two_hot_probs,
 )
+from jaxtrain.losses.in_context import gaussian_nll_loss, in_context_regression_tasks
 from jaxtrain.losses.ldr import aldr_kl_loss, l1_normalize_logits, ldr_kl_loss, ldr_weights
 from jaxtrain.losses.load_balance import (
     FrequencyBuffer,
@@ -110,6 +116,7 @@ from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_
 from jaxtrain.losses.trades import trades_loss
 
 __all__ = [
+    "BayesPredictive",
     "ColideFit",
     "ElrTargets",
     "ElrTargetsFns",
@@ -134,6 +141,8 @@ __all__ = [
     "attention_entropy",
     "augmentation_consistency",
     "batch_classification_loss",
+    "bayes_linear_regression_online",
+    "bayes_linear_regression_predictive",
     "betti_error",
     "betti_numbers",
     "biev_weights",
@@ -168,6 +177,7 @@ __all__ = [
     "feature_jitter",
     "frequency_buffer",
     "gaussian_gram",
+    "gaussian_nll_loss",
     "gg_td_loss",
     "ggd_excess_kurtosis",
     "ggd_nll",
@@ -179,6 +189,7 @@ __all__ = [
     "hl_gauss_loss",
     "hl_gauss_probs",
     "importance_log_partition",
+    "in_context_regression_tasks",
     "inverse_box_cox",
     "is_calibrated_derivative",
     "kd_loss",

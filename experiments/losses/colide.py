@@ -74,9 +74,9 @@ CLAIM = Claim(
     "squares (DAGMA), tuned or at the same penalty, and needs no other penalty where the noise is ten times as strong.",
     setup="Erdős–Rényi graphs of 20 nodes and 40 edges on average, weights of 0.5 to 2 in modulus, normal noise with variances "
     "drawn from 0.5 to 10, 1,000 examples. Both scores by the same path: four stages of 5,000 (the last 10,000) steps of Adam "
-    "at most, 0.003 instead of the release's 0.0003 with a fifth of the steps of its example; weights below 0.3 are dropped. Structural "
-    "Hamming distance (edges to add, remove or turn), with the tuned penalty, with 0.05, and with the tuned penalty on data "
-    "and noise ten times as large.",
+    "at most, 0.003 instead of the release's 0.0003 with a fifth of the steps of its example; weights below 0.3 are dropped. "
+    "Structural Hamming distance (edges to add, remove or turn), with the tuned penalty, with 0.05, and with the tuned penalty "
+    "on data and noise ten times as large.",
     tuning="the penalty of each, eight values from 0.00625 to 0.8, by the distance on 5 other graphs",
     arms={name: functools.partial(_arm, name=name) for name in ARMS},
     comparisons=(

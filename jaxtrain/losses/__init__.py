@@ -80,6 +80,7 @@ from jaxtrain.losses.load_balance import (
     frequency_buffer,
     load_balance_loss,
 )
+from jaxtrain.losses.local_fairness import LocalDisparity, local_disparate_impact, p_rule
 from jaxtrain.losses.meco import (
     MecoState,
     importance_log_partition,
@@ -100,15 +101,7 @@ from jaxtrain.losses.retrieval import (
     recall_at_k,
     uncertainty_regularized_retrieval_loss,
 )
-from jaxtrain.losses.road import (
-    LocalDisparity,
-    broad_weights,
-    local_disparate_impact,
-    normalize_ratio,
-    p_rule,
-    road_predictor_loss,
-    road_ratio_loss,
-)
+from jaxtrain.losses.road import broad_weights, normalize_ratio, road_predictor_loss, road_ratio_loss
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy

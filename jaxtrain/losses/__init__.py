@@ -31,6 +31,12 @@ from jaxtrain.losses.comp_sum import (
     h_consistency_bound,
     smooth_adversarial_comp_sum_loss,
 )
+from jaxtrain.losses.coupled_estimation import (
+    coupled_ranking_losses,
+    inverse_propensity_softmax_loss,
+    simulate_pooling_bias,
+    softmax_ratio_weights,
+)
 from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
@@ -119,6 +125,7 @@ __all__ = [
     "comp_sum_minimizability_gap",
     "composite_reward",
     "conditional_cs_divergence",
+    "coupled_ranking_losses",
     "cs_divergence",
     "cs_ib_loss",
     "cs_qmi",
@@ -146,6 +153,7 @@ __all__ = [
     "hl_gauss_probs",
     "importance_log_partition",
     "inverse_box_cox",
+    "inverse_propensity_softmax_loss",
     "is_calibrated_derivative",
     "kd_loss",
     "kl_shaped_reward",
@@ -171,6 +179,7 @@ __all__ = [
     "sandwich_subnet_sampler",
     "scaled_ffn",
     "sequence_policy_gradient_loss",
+    "simulate_pooling_bias",
     "skeleton_recall_loss",
     "skeleton_tube",
     "smooth_adversarial_comp_sum_loss",
@@ -179,6 +188,7 @@ __all__ = [
     "soft_skeletonize",
     "soft_threshold",
     "softmax_collapse_fraction",
+    "softmax_ratio_weights",
     "stablemax",
     "stablemax_cross_entropy",
     "td_classification_loss",

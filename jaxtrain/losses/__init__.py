@@ -74,6 +74,13 @@ from jaxtrain.losses.meco import (
     nce_loss,
 )
 from jaxtrain.losses.npo import gradient_ascent_loss, npo_gradient_weight, npo_loss, npo_unlearning_objective
+from jaxtrain.losses.pcmepp import (
+    closed_form_sampled_distance,
+    echo_distillation_loss,
+    gaussian_vib,
+    pcmepp_matching_loss,
+    pseudo_positive_targets,
+)
 from jaxtrain.losses.policy_gradient import (
     composite_reward,
     kl_shaped_reward,
@@ -119,6 +126,7 @@ __all__ = [
     "c51_project",
     "categorical_value",
     "cldice_loss",
+    "closed_form_sampled_distance",
     "comp_sum_conditional_minimum",
     "comp_sum_h_consistency",
     "comp_sum_loss",
@@ -131,6 +139,7 @@ __all__ = [
     "cs_qmi",
     "dice_ce_loss",
     "dpo_loss",
+    "echo_distillation_loss",
     "elr_loss",
     "elr_plus_loss",
     "elr_regularizer",
@@ -142,6 +151,7 @@ __all__ = [
     "feature_jitter",
     "frequency_buffer",
     "gaussian_gram",
+    "gaussian_vib",
     "gg_td_loss",
     "ggd_excess_kurtosis",
     "ggd_nll",
@@ -171,7 +181,9 @@ __all__ = [
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
+    "pcmepp_matching_loss",
     "ppo_clip_loss",
+    "pseudo_positive_targets",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",

@@ -41,6 +41,15 @@ from jaxtrain.losses.distillation import kd_loss
 from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
 from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
+from jaxtrain.losses.gedi import (
+    CollapseMetrics,
+    embedding_collapse_metrics,
+    gedi_generative_loss,
+    gedi_invariance_loss,
+    gedi_loss,
+    gedi_prior_loss,
+    jem_log_density,
+)
 from jaxtrain.losses.generalized_gaussian import (
     biev_weights,
     gg_td_loss,
@@ -94,12 +103,14 @@ from jaxtrain.losses.retrieval import (
     uncertainty_regularized_retrieval_loss,
 )
 from jaxtrain.losses.saf import LogitsMemory, LogitsMemoryFns, logits_memory, mesa_loss, saf_loss, saf_trajectory_loss
+from jaxtrain.losses.sgld import sgld_replay_sample, sgld_sample
 from jaxtrain.losses.skeletons import betti_error, betti_numbers, skeleton_tube, soft_skeletonize
 from jaxtrain.losses.stablemax import log_stablemax, softmax_collapse_fraction, stablemax, stablemax_cross_entropy
 from jaxtrain.losses.topology import cldice_loss, dice_ce_loss, skeleton_recall_loss
 from jaxtrain.losses.trades import trades_loss
 
 __all__ = [
+    "CollapseMetrics",
     "ElrTargets",
     "ElrTargetsFns",
     "FrequencyBuffer",
@@ -144,6 +155,7 @@ __all__ = [
     "elr_plus_loss",
     "elr_regularizer",
     "elr_targets",
+    "embedding_collapse_metrics",
     "ensloss",
     "entropy_regularization",
     "expert_frequency",
@@ -152,6 +164,10 @@ __all__ = [
     "frequency_buffer",
     "gaussian_gram",
     "gaussian_vib",
+    "gedi_generative_loss",
+    "gedi_invariance_loss",
+    "gedi_loss",
+    "gedi_prior_loss",
     "gg_td_loss",
     "ggd_excess_kurtosis",
     "ggd_nll",
@@ -165,6 +181,7 @@ __all__ = [
     "inverse_box_cox",
     "inverse_propensity_softmax_loss",
     "is_calibrated_derivative",
+    "jem_log_density",
     "kd_loss",
     "kl_shaped_reward",
     "l1_normalize_logits",
@@ -191,6 +208,8 @@ __all__ = [
     "sandwich_subnet_sampler",
     "scaled_ffn",
     "sequence_policy_gradient_loss",
+    "sgld_replay_sample",
+    "sgld_sample",
     "simulate_pooling_bias",
     "skeleton_recall_loss",
     "skeleton_tube",

@@ -11,7 +11,7 @@ from experiments.harness import Claim, Comparison
 from experiments.optimizers._arms import around
 from jaxtrain.estimators import optimize_slices_vmf, pac_sw_objective, sample_vmf, sliced_wasserstein
 
-DIM, MANY, FEW, SHIFT, CLIP, STEPS, SLICES, DELTA = 20, 500, 30, 3.0, 3.0, 100, 50, 0.01
+DIM, MANY, FEW, SHIFT, CLIP, STEPS, SLICES, DELTA = 20, 250, 30, 3.0, 3.0, 100, 50, 0.01
 RATES = around(3e-3, 1.0)
 
 
@@ -68,11 +68,12 @@ CLAIM = Claim(
     says="Where two distributions differ in one of 20 directions, learned slices see at least three times what uniform slices "
     "see, and the PAC-Bayes lower bound holds; where they do not differ, slices learned with the penalty see at most half as "
     "much noise in few points as those of the largest distance.",
-    setup="Normals in 20 dimensions cut off at 3, 500 points of each, one moved by 3 along an axis; and 30 points each of two "
+    setup="Normals in 20 dimensions cut off at 3, 250 points of each, one moved by 3 along an axis; and 30 points each of two "
     "equal ones. Von Mises-Fisher slices, 100 Adam steps of 50 slices from the best of 50, lambda the root of n, or no "
     "penalty. The truth along learned slices: 9 theta_1^2 over 2,000 fresh slices. The bound at 99 % without psi, with the "
     "diameter of the support; beside it the distance less KL / lambda alone.",
-    tuning="the rate of both learned arms, half a decade apart from 0.003 to 1, by what each maximises, with 3 other seeds",
+    tuning="the rate of both learned arms, half a decade apart from 0.003 to 1, by what each maximises, with 3 other seeds; a "
+    "first run, confirmed too, began at kappa = 1, where a third of the seeds lost the direction",
     arms={kind: functools.partial(_arm, kind=kind) for kind in ("uniform", "pac", "largest")},
     comparisons=(
         Comparison(
@@ -102,7 +103,7 @@ CLAIM = Claim(
             scale="log_ratio",
         ),
     ),
-    seeds=20,
+    seeds=12,
     smoke_seeds=2,
     claimed_by="arXiv 2206.03230: its theorem, and its experiments on synthetic Gaussians",
 )

@@ -125,8 +125,9 @@ def optimize_slices_vmf(
        - \frac{1}{\lambda} \mathrm{KL}\big(\mathrm{vMF}(\mu, \kappa) \,\|\, U\big)
 
     by Adam on :math:`\mu` and :math:`\log\kappa` with fresh slices in every step, from the best of as many uniform
-    directions and :math:`\kappa = 1`. A large :math:`\lambda` gives the largest distance over single slices, which on few
-    points is mostly noise. Costs (num_steps + 2) times :func:`sliced_wasserstein`.
+    directions and :math:`\kappa = d`, at which slices already prefer a direction. A large :math:`\lambda` gives the largest
+    distance over single slices, which on few points is mostly noise. Costs (num_steps + 2) times
+    :func:`sliced_wasserstein`.
 
     Args:
       key: decides the slices.
@@ -178,7 +179,7 @@ def optimize_slices_vmf(
 
     first, last, *_ = keys = jax.random.split(key, num_steps + 2)
     candidates = sphere_directions(first, num_projections, dim, dtype)
-    params = (candidates[jnp.argmax(along(candidates))], jnp.zeros((), dtype))
+    params = (candidates[jnp.argmax(along(candidates))], jnp.log(jnp.asarray(dim, dtype)))
     tx = optax.adam(learning_rate)
 
     def step(carry, key):

@@ -58,6 +58,13 @@ from jaxtrain.losses.generalized_gaussian import (
     ggd_variance,
     mbbe_variance,
 )
+from jaxtrain.losses.hashing import (
+    fuse_codes,
+    hamming_map,
+    pairwise_hash_loss,
+    quantization_loss,
+    view_stability_weights,
+)
 from jaxtrain.losses.hl_gauss import (
     c51_project,
     categorical_value,
@@ -162,6 +169,7 @@ __all__ = [
     "expert_specialization",
     "feature_jitter",
     "frequency_buffer",
+    "fuse_codes",
     "gaussian_gram",
     "gaussian_vib",
     "gedi_generative_loss",
@@ -174,6 +182,7 @@ __all__ = [
     "ggd_variance",
     "gradient_ascent_loss",
     "h_consistency_bound",
+    "hamming_map",
     "headwise_entropy_stats",
     "hl_gauss_loss",
     "hl_gauss_probs",
@@ -198,9 +207,11 @@ __all__ = [
     "npo_gradient_weight",
     "npo_loss",
     "npo_unlearning_objective",
+    "pairwise_hash_loss",
     "pcmepp_matching_loss",
     "ppo_clip_loss",
     "pseudo_positive_targets",
+    "quantization_loss",
     "recall_at_k",
     "saf_loss",
     "saf_trajectory_loss",
@@ -226,5 +237,6 @@ __all__ = [
     "trades_loss",
     "two_hot_probs",
     "uncertainty_regularized_retrieval_loss",
+    "view_stability_weights",
     "weight_normalized",
 ]

@@ -73,7 +73,7 @@ CLAIM = Claim(
     "penalty. The truth along learned slices: 9 theta_1^2 over 2,000 fresh slices. The bound at 99 % without psi, with the "
     "diameter of the support; beside it the distance less KL / lambda alone.",
     tuning="the rate of both learned arms, half a decade apart from 0.003 to 1, by what each maximises, with 3 other seeds; a "
-    "first run, confirmed too, began at kappa = 1, where a third of the seeds lost the direction",
+    "first run, confirmed too, began at kappa = 1, where some seeds lost the direction",
     arms={kind: functools.partial(_arm, kind=kind) for kind in ("uniform", "pac", "largest")},
     comparisons=(
         Comparison(

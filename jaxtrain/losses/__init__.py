@@ -23,6 +23,7 @@ from jaxtrain.losses.attention_entropy import (
     weight_normalized,
 )
 from jaxtrain.losses.cauchy_schwarz import conditional_cs_divergence, cs_divergence, cs_ib_loss, cs_qmi, gaussian_gram
+from jaxtrain.losses.collapse import CollapseMetrics, embedding_collapse_metrics
 from jaxtrain.losses.comp_sum import (
     comp_sum_conditional_minimum,
     comp_sum_h_consistency,
@@ -42,8 +43,6 @@ from jaxtrain.losses.dpo import dpo_loss
 from jaxtrain.losses.elr import ElrTargets, ElrTargetsFns, elr_loss, elr_plus_loss, elr_regularizer, elr_targets
 from jaxtrain.losses.ensloss import ensloss, inverse_box_cox, is_calibrated_derivative, sample_calibrated_derivatives
 from jaxtrain.losses.gedi import (
-    CollapseMetrics,
-    embedding_collapse_metrics,
     gedi_generative_loss,
     gedi_invariance_loss,
     gedi_loss,
@@ -58,9 +57,9 @@ from jaxtrain.losses.generalized_gaussian import (
     ggd_variance,
     mbbe_variance,
 )
+from jaxtrain.losses.hamming import hamming_map
 from jaxtrain.losses.hashing import (
     fuse_codes,
-    hamming_map,
     pairwise_hash_loss,
     quantization_loss,
     view_stability_weights,

@@ -152,7 +152,7 @@ def gaussian_vib(mu: Float[Array, "..."], logvar: Float[Array, "..."]) -> Float[
 
     Args:
       mu: ``(n, d)`` means.
-      logvar: ``(n, d)`` logarithms of variances; in the exponential at most 60.
+      logvar: ``(n, d)`` logarithms of variances.
 
     Returns:
       ``(n,)`` ≥ 0, in the dtype of ``mu``. Its mean is that over all entries.
@@ -193,8 +193,8 @@ def echo_distillation_loss(
       teacher: ``(m, d)`` embeddings of the teacher, constants; m = n for ``mse`` and without ``matched``.
       matched: ``(n, m)`` targets of the contrastive loss. Default: row i belongs to point i.
       kind: ``contrastive`` or ``mse``.
-      scale: as in :func:`pcmepp_matching_loss`.
-      shift: the same.
+      scale: as in :func:`pcmepp_matching_loss`; ``shift`` too.
+      shift: its :math:`b`.
 
     Returns:
       ``(n,)``, one loss for each item of the student, in the dtype of ``mu``.

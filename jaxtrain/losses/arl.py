@@ -167,7 +167,7 @@ def arl_loss(
     2.0
     """
     check_finite_number("gamma", gamma, low=0.0)
-    check_labels("arl_loss", fused_logits, labels)
+    labels = check_labels("arl_loss", fused_logits, labels)
     ce = optax.losses.softmax_cross_entropy_with_integer_labels
     total = ce(widened(fused_logits), labels)
     for i, logits in enumerate(unimodal_logits):

@@ -51,7 +51,7 @@ def diversity_softmax_loss(
     >>> round(float(loss[0]), 4)  # log 4: the second class is a quarter of the examples
     1.3863
     """
-    check_labels("diversity_softmax_loss", logits, labels)
+    labels = check_labels("diversity_softmax_loss", logits, labels)
     check_finite_number("lam", lam)
     z = _adjusted("diversity_softmax_loss", logits, class_counts, lam)
     return surprise(z, labels).astype(logits.dtype)
@@ -91,7 +91,7 @@ def consistency_self_distillation(
     >>> [round(float(x), 4) for x in loss], selected.tolist()  # log 2 less the entropy of 0.8
     ([0.1927, 0.0], [True, False])
     """
-    check_labels("consistency_self_distillation", weak_logits, labels)
+    labels = check_labels("consistency_self_distillation", weak_logits, labels)
     check_same_logits("consistency_self_distillation", "strong_logits", weak_logits, strong_logits)
     check_finite_number("temperature", temperature, low=_TINY)
     weak = jax.lax.stop_gradient(weak_logits)
@@ -147,7 +147,7 @@ def mdcs_loss(
             "one lam for each expert"
         )
     check_same_logits("mdcs_loss", "expert_logits_strong", expert_logits_weak, expert_logits_strong)
-    check_labels("mdcs_loss", expert_logits_weak[:, 0], labels)
+    labels = check_labels("mdcs_loss", expert_logits_weak[:, 0], labels)
     check_finite_number("distill_weight", distill_weight, low=0.0)
     check_finite_number("ramp", ramp, low=0.0, high=1.0)
     each = jnp.broadcast_to(labels[:, None], expert_logits_weak.shape[:2])

@@ -83,7 +83,8 @@ def page(found: dict[str, np.ndarray], about: str, where: str, command: str) -> 
     lines = [
         f"# What a training step costs with SOAP and Shampoo ({where.partition(',')[0]})",
         "",
-        f"Written by `{command}` on {where}. Whole training steps, model included, of the workload `bytes`: {about}.",
+        f"Written by `{command}` on {where}.",
+        f"Whole training steps, model included, of the workload `bytes`: {about}.",
         f"{count} periods of {PERIOD} steps of each optimizer in turns; *median* is most steps' cost, *mean* includes the",
         "share of the refreshes, *dearest* is the dearest step of a period (median over periods); ratios compare periods",
         "side by side.",

@@ -254,7 +254,7 @@ Found in the compiled programs of jaxlib 0.10 (operations, `temp_size_in_bytes`,
 
 - **New memory costs more than moving it.** What a step stores between is allocated anew at every step: each page of it
   is first faulted in. A stored copy of the parameters (125 MB here, 31 thousand faults) takes about as long as eight
-  passes over it. With `GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1`
+  passes over it, and not always as long: one program of diffGrad took 48 to 65 ms in different runs. With `GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1`
   the process keeps the memory: diffGrad then took 35 ms instead of 53, Cautious AdamW 42 instead of 85. The table is
   measured without.
 - **Loops are parallel and are fused as far as one array goes.** Every array of the state is written by a loop of its
@@ -268,7 +268,7 @@ Found in the compiled programs of jaxlib 0.10 (operations, `temp_size_in_bytes`,
   `jaxtrain.core.numerics.after` lets it depend on an entry of what they computed (Adan, MARS, optimistic mirror descent).
 - **Random bits of one parameter after the other** are many small programs: those of all parameters are drawn as one.
 
-What that made of the methods, in multiples of the floor before and now, and what is left:
+What that made of the methods: multiples of the floor before (now: see above), what they still store, what is left.
 
 | optimizer | before | now stored between | what is left |
 | --- | --- | --- | --- |
@@ -283,6 +283,7 @@ What that made of the methods, in multiples of the floor before and now, and wha
 | `o2nc` | 4.1 | the last step | as diffGrad |
 | `adamw in bfloat16` | 4.1 | moments, in bfloat16 | as diffGrad; the wide moments are computed twice, never stored |
 | `ranger21` | 3.8 | the scaled gradient | three kinds of norms before the moments; momenta no longer change places |
+| `ademamix`, `amsgrad` | 1.7, 1.4 | nothing | the arrays that optax's move, in as many loops: equal but for noise |
 | `gravity` | 1.4 | nothing | the largest entry of each gradient, one pass that momentum SGD has not |
 """
 

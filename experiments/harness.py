@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import _stats
+from experiments import _ends, _stats
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -164,11 +164,12 @@ def judge(claim: Claim, values: Mapping[str, Mapping[str, Any]]) -> tuple[str, l
 def measure(claim: Claim, *, seeds: int, smoke: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Runs every arm and judges."""
     keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
-    values, seconds = {}, {}
+    values, seconds, tuned = {}, {}, {}
     began = time.perf_counter()
     for i, (name, arm) in enumerate(claim.arms.items()):
         start = time.perf_counter()
-        found = jax.device_get(jax.block_until_ready(dict(arm(keys, smoke))))
+        with _ends.recorded() as choices:
+            found = jax.device_get(jax.block_until_ready(dict(arm(keys, smoke))))
         for metric, array in found.items():
             if np.ndim(array) not in (1, 2) or len(array) != seeds:
                 raise ValueError(
@@ -178,6 +179,9 @@ def measure(claim: Claim, *, seeds: int, smoke: bool, say: Callable[[str], None]
         values[name] = {metric: np.asarray(array, np.float64).tolist() for metric, array in found.items()}
         seconds[name] = round(time.perf_counter() - start, 2)
         say(f"[{i + 1}/{len(claim.arms)}] {name}: {seconds[name]:.1f} s")
+        tuned |= {name: choices} if choices else {}
+        for line in _ends.warnings(name, choices):
+            say(line)
     verdict, comparisons = judge(claim, values)
     return {
         "paper": claim.paper,
@@ -191,6 +195,7 @@ def measure(claim: Claim, *, seeds: int, smoke: bool, say: Callable[[str], None]
         "comparisons": comparisons,
         "seeds": seeds,
         "seconds": seconds | {"total": round(time.perf_counter() - began, 2)},
+        "tuned": tuned,
         "values": values,
         "provenance": provenance(claim),
     }

@@ -34,7 +34,9 @@ def note(chosen: Any, grid: Sequence[Any]) -> None:
     ranges = np.array([len(set(column)) > 2 for column in grid.T])
     # the grids are in float32
     at_end = ranges & (chosen != 0) & (np.isclose(chosen, low, atol=0) | np.isclose(chosen, high, atol=0))
-    _open[-1].append({"chosen": chosen.tolist(), "low": low.tolist(), "high": high.tolist(), "at_end": at_end.tolist()})
+    # the digits that float32 has
+    chosen, low, high = ([float(f"{x:.6g}") for x in part] for part in (chosen, low, high))
+    _open[-1].append({"chosen": chosen, "low": low, "high": high, "at_end": at_end.tolist()})
 
 
 def warnings(arm: str, choices: Sequence[dict[str, Any]]) -> list[str]:

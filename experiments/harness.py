@@ -71,7 +71,8 @@ class Claim:
       slug: name of the file and of the result.
       says: the claim, in one or two sentences.
       setup: data, model, arms and budget.
-      tuning: how hyperparameters were chosen; the same budget for every arm.
+      tuning: how hyperparameters were chosen; the same budget for every arm. Where a grid ends at what was chosen the
+        run says so: it is widened, or the reason stands here.
       arms: name -> ``fn(keys, smoke) -> {metric: (seeds,) or (seeds, points)}``; the same key means the same data and
         initialisation in every arm.
       comparisons: the parts of the claim.

@@ -49,6 +49,29 @@ def zero_after(q: Array) -> Array:
     return jnp.where(q[(0,) * q.ndim] > 2, 1.0, 0.0).astype(q.dtype)
 
 
+def _never(*arrays: Array) -> Bool[Array, ""]:
+    """False, and known only when the arrays are: the compiler cannot tell."""
+    entries = [jnp.real(x[(0,) * x.ndim]) for x in arrays if x.size]
+    return jnp.any(jnp.stack([(e > 1) & (e < 0) for e in entries])) if entries else jnp.zeros((), bool)
+
+
+def after(x: Array, *others: Array) -> Array:
+    """``x`` as it is, but on CPUs known only when the others are.
+
+    A state that becomes this step's gradient could take the place of its old value at any time. XLA's CPU backend
+    therefore first copies the old one for those who read it, on one core and into memory that is new at every step.
+    Those who read it come first where the gradient looks at an entry of what they computed. Elsewhere nothing is done.
+
+    >>> after(jnp.array([1.0, 2.0]), jnp.array([jnp.nan])).tolist()
+    [1.0, 2.0]
+    """
+
+    def wait(x, *others):
+        return jnp.where(_never(*others), jnp.zeros_like(x), x)
+
+    return jax.lax.platform_dependent(x, *others, cpu=wait, default=lambda x, *others: x)
+
+
 def over_matrices(fn: Callable[..., Any], *, batch_axes: int = 1) -> Callable[..., Any]:
     """``fn`` of one matrix (or several) as a function of many along ``batch_axes`` leading axes, for decompositions.
 

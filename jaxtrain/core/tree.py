@@ -1,5 +1,6 @@
 """Small pytree helpers that ``optax.tree`` lacks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,23 +10,36 @@ from jaxtyping import Array, Float
 from jaxtrain.core.types import Params, Scalar
 
 
-def safe_norm(tree: Params) -> Scalar:
+def safe_norm(tree: Params, *others: Params, of: Callable[..., Array] | None = None) -> Scalar:
     r"""The Euclidean norm of all leaves together, without overflow or underflow; its gradient at zero is zero.
 
-    :math:`\|x\| = c\,\|x / c\|` with :math:`c = \max_i |x_i|`, computed in float32 at least.
+    :math:`\|x\| = c\,\|x / c\|` with :math:`c = \max_i |x_i|`, computed in float32 at least. With ``of`` it is the norm of
+    ``of(leaf, *leaves of others)``, which is computed twice rather than stored between.
 
     >>> round(float(safe_norm({"a": jnp.array([3e30]), "b": jnp.array([4e30])})) / 1e30, 5)
     5.0
+    >>> float(safe_norm(jnp.array([4.0]), jnp.array([1.0]), of=lambda a, b: a - b))
+    3.0
     """
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.size(leaf)]
-    if not leaves:
+    rows = [row for row in zip(*map(jax.tree.leaves, (tree, *others)), strict=True) if jnp.size(row[0])]
+    if not rows:
         return jnp.zeros(())
-    dtype = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
-    leaves = [leaf.astype(dtype) for leaf in leaves]
+
+    def computed() -> list[Array]:
+        leaves = [row[0] if of is None else of(*row) for row in rows]
+        dtype = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
+        return [leaf.astype(dtype) for leaf in leaves]
+
+    if of is not None:  # else the compiler would share with the caller what both compute, and store it
+        rows = jax.lax.optimization_barrier(rows)
+    leaves = computed()
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
     largest = jax.lax.stop_gradient(largest)
     usable = (largest > 0) & jnp.isfinite(largest)
     scale = jnp.where(usable, largest, 1)
+    if of is not None:
+        rows = jax.lax.optimization_barrier(rows)
+        leaves = computed()
     squares = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
     # the inner where keeps the gradient of the square root finite at zero
     return scale * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)

@@ -59,7 +59,7 @@ def confidence_auroc(conf: Float[Array, " n"], correct: Shaped[Array, "..."]) ->
       correct: ``(n,)`` whether the prediction was right.
 
     Returns:
-      A scalar in [0, 1], in float32 at least; 1/2 says nothing. NaN where all are right or all wrong.
+      A scalar in [0, 1], in float32 at least; 1/2 says nothing. NaN where all are right or all wrong, or a confidence is.
 
     Raises:
       ValueError: shapes that disagree, or no examples.
@@ -74,4 +74,5 @@ def confidence_auroc(conf: Float[Array, " n"], correct: Shaped[Array, "..."]) ->
     below, up_to = (jnp.searchsorted(ordered, conf, side=side) for side in ("left", "right"))
     right = jnp.sum(correct)
     rank = jnp.sum(correct * (below + up_to + 1) / 2) / right
-    return (rank - (right + 1) / 2) / (len(conf) - right)
+    area = (rank - (right + 1) / 2) / (len(conf) - right)
+    return jnp.where(jnp.any(jnp.isnan(conf)), jnp.nan, area)  # sorting would put it above all others

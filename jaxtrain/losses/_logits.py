@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
 from jaxtrain.core import Number, debug_check
@@ -75,18 +74,27 @@ def surprise(logits: Array, labels: Array) -> Array:
 
 
 def _others(logits: Array, labels: Array) -> Array:
-    """h_y' - h_y, with the label's own entry -inf."""
+    """h_y' - h_y, with the label's own entry far below; not -inf, as logsumexp has no slope where all are (others masked out)."""
     h = widened(logits)
     own = jax.nn.one_hot(labels, h.shape[-1], dtype=bool)
     h_y = jnp.take_along_axis(h, labels[..., None], axis=-1)
-    return jnp.where(own, -jnp.inf, h - h_y)
+    return jnp.where(own, jnp.finfo(h.dtype).min, h - h_y)
 
 
 def tempered_kl(logits_p: Array, logits_q: Array, temperature: Number = 1.0) -> Array:
     r""":math:`T^2\,\mathrm{KL}(p \| q)` of the softmax of logits over :math:`T`, in float32 at least.
 
+    A class without mass in p counts for nothing, also where it is masked out by logits of -inf in both.
+
     >>> tempered_kl(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.0]), 5.0).tolist()
     0.0
     """
     log_p, log_q = (jax.nn.log_softmax(widened(x) / temperature) for x in (logits_p, logits_q))
-    return temperature**2 * optax.losses.kl_divergence_with_log_targets(log_q, log_p)
+    p = jnp.exp(log_p)
+    return temperature**2 * jnp.sum(p * jnp.where(p > 0, log_p - log_q, 0.0), axis=-1)
+
+
+def over_temperature(logits: Array, temperature: Array | Number) -> Array:
+    """Logits over a temperature that is differentiated: the quotient of a masked class, -inf, has no slope in it."""
+    masked = jnp.isneginf(logits)
+    return jnp.where(masked, -jnp.inf, jnp.where(masked, 0.0, logits) / temperature)

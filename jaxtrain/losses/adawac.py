@@ -126,7 +126,7 @@ def augmentation_consistency(
     if feat2.shape != feat1.shape or feat1.ndim < 1:
         raise ValueError(f"augmentation_consistency: feat1 {feat1.shape} and feat2 {feat2.shape} disagree")
     square = (widened(feat1) - widened(feat2)) ** 2
-    return (coef * square.reshape(len(square), -1).mean(axis=1)).astype(feat1.dtype)
+    return (coef * square.mean(axis=tuple(range(1, square.ndim)))).astype(feat1.dtype)
 
 
 def soft_dice_loss(
@@ -161,9 +161,9 @@ def soft_dice_loss(
     """
     check_finite_number("smooth", smooth, low=float(np.finfo(np.float32).tiny))
     labels = check_labels("soft_dice_loss", logits, labels)
-    p = jax.nn.softmax(widened(logits)).reshape(len(logits), -1, logits.shape[-1])
-    t = jax.nn.one_hot(labels.reshape(p.shape[:2]), p.shape[-1], dtype=p.dtype)
-    axes = (0, 1) if over_batch else 1
+    p = jax.nn.softmax(widened(logits))
+    t = jax.nn.one_hot(labels, p.shape[-1], dtype=p.dtype)
+    axes = tuple(range(0 if over_batch else 1, p.ndim - 1))
     both, size = jnp.sum(p * t, axis=axes), jnp.sum(p**2, axis=axes) + jnp.sum(t, axis=axes)
     loss = 1 - jnp.mean((2 * both + smooth) / (size + smooth), axis=-1)
     return jnp.broadcast_to(loss, len(p)).astype(logits.dtype)

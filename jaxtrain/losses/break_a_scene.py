@@ -43,7 +43,7 @@ def masked_denoising_loss(
         )
     m = mask.astype(jnp.promote_types(pred.dtype, jnp.float32))
     square = (m * (widened(pred) - widened(target))) ** 2
-    return square.reshape(len(square), -1).mean(axis=1).astype(pred.dtype)
+    return square.mean(axis=tuple(range(1, square.ndim))).astype(pred.dtype)
 
 
 def attention_mask_loss(

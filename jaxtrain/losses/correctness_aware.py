@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Scalar, check_finite_number
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import check_labels, surprise, widened
+from jaxtrain.losses._logits import check_labels, over_temperature, surprise, widened
 
 OBJECTIVES = ("ca", "nll", "mse")
 
@@ -56,16 +56,17 @@ def correctness_aware_loss(
     t = jnp.asarray(temperature, z.dtype)[..., None]
     predicted = jnp.argmax(z, axis=-1)
     # of -log c, since 1 - c keeps its digits where c is close to 1
-    unsure = surprise(z / t, predicted)
+    unsure = surprise(over_temperature(z, t), predicted)
     return (jnp.where(predicted == labels, -jnp.expm1(-unsure), jnp.exp(-unsure)) ** p).astype(logits.dtype)
 
 
 def _mean_loss(objective: str, z: Array, labels: Array, t: Array) -> Array:
     if objective == "ca":
         return jnp.mean(correctness_aware_loss(z, labels, t))
+    z = over_temperature(z, t)
     if objective == "nll":
-        return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(z / t, labels))
-    wrong = jax.nn.softmax(z / t) - jax.nn.one_hot(labels, z.shape[-1], dtype=z.dtype)
+        return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(z, labels))
+    wrong = jax.nn.softmax(z) - jax.nn.one_hot(labels, z.shape[-1], dtype=z.dtype)
     return jnp.mean(jnp.sum(jnp.square(wrong), axis=-1))
 
 
@@ -79,7 +80,7 @@ def fit_temperature(
     examples for each temperature and step.
 
     Args:
-      logits: ``(batch, n)`` on examples that the classifier was not trained on.
+      logits: ``(batch, n)`` on examples that the classifier was not trained on; a class masked out by -inf is none.
       labels: ``(batch,)`` integers.
       objective: ``"ca"``: the mean :func:`correctness_aware_loss`; ``"nll"``: the cross-entropy, as is usual;
         ``"mse"``: Brier's score of all classes.
@@ -90,7 +91,7 @@ def fit_temperature(
       when all predictions are right.
 
     Raises:
-      ValueError: shapes that disagree, a label that is no class, an unknown objective.
+      ValueError: shapes that disagree, no examples, a label that is no class, an unknown objective.
 
     Source: Guo, Pleiss, Sun, Weinberger (2017), arXiv 1706.04599; Liu, Wang, Zou, Zou, Zheng (2024), arXiv 2404.13016.
 
@@ -99,13 +100,17 @@ def fit_temperature(
     >>> round(float(t), 3)
     3.641
     """
+    if logits.ndim != 2 or not len(logits):
+        raise ValueError(f"fit_temperature: logits {logits.shape} must be (batch, n) of one example at least")
     labels = check_labels("fit_temperature", logits, labels)
     if objective not in OBJECTIVES:
         raise ValueError(f"fit_temperature: objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
     steps = static_int("steps", steps, low=0)
     z = jax.lax.stop_gradient(widened(logits))
-    top, n = jnp.max(z, axis=-1), z.shape[-1]
-    unit = jnp.mean(top - (jnp.sum(z, axis=-1) - top) / (n - 1))
+    top, some = jnp.max(z, axis=-1), ~jnp.isneginf(z)
+    others = (jnp.sum(jnp.where(some, z, 0.0), axis=-1) - top) / jnp.maximum(jnp.sum(some, axis=-1) - 1, 1)
+    # an example with one class that is not masked out says nothing
+    unit = jnp.mean(jnp.where(jnp.sum(some, axis=-1) > 1, top - others, 0.0))
     # without any differences every temperature is as good
     z = z / jnp.where(unit > 0, unit, 1.0)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtrain.core import Number, check_finite_number
+from jaxtrain.losses._logits import tempered_kl
 
 
 def kd_loss(
@@ -23,7 +24,8 @@ def kd_loss(
       temperature: :math:`T` > 0; 5 in the configurations of WAKD.
 
     Returns:
-      Losses ``(…)`` ≥ 0, in the dtype of the student's logits, computed in float32 at least.
+      Losses ``(…)`` ≥ 0, in the dtype of the student's logits, computed in float32 at least. A class that both mask
+      out by -inf counts for nothing.
 
     Raises:
       ValueError: shapes that disagree, or a temperature that is not positive.
@@ -40,8 +42,5 @@ def kd_loss(
             "are predictions of the same examples and classes"
         )
     check_finite_number("temperature", temperature, low=1e-30)
-    dtype = jnp.promote_types(student_logits.dtype, jnp.float32)
-    t = jnp.asarray(temperature, dtype)
-    student = jax.nn.log_softmax(student_logits.astype(dtype) / t)
-    teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits).astype(dtype) / t)
-    return (t**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)).astype(student_logits.dtype)
+    t = jnp.asarray(temperature, jnp.promote_types(student_logits.dtype, jnp.float32))
+    return tempered_kl(jax.lax.stop_gradient(teacher_logits), student_logits, t).astype(student_logits.dtype)

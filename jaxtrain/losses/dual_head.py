@@ -44,7 +44,8 @@ def binary_kl_norm_loss(
       temperature: :math:`\tau` > 0; may be traced.
 
     Returns:
-      Losses ``(…)`` ≥ 0, in the dtype of the student's logits, computed in float32 at least.
+      Losses ``(…)`` ≥ 0, in the dtype of the student's logits, computed in float32 at least. A class that both mask
+      out by -inf counts for nothing.
 
     Raises:
       ValueError: shapes that disagree, or a temperature that is not positive.
@@ -56,7 +57,9 @@ def binary_kl_norm_loss(
     [1.7351, 0.0]
     """
     student, teacher = _softened("binary_kl_norm_loss", student_logits, teacher_logits, temperature)
-    loss = temperature**2 * jnp.sum(_log_cosh((student - teacher) / 2), axis=-1)
+    masked = jnp.isneginf(student) & jnp.isneginf(teacher)
+    apart = jnp.where(masked, 0.0, student) - jnp.where(masked, 0.0, teacher)
+    loss = temperature**2 * jnp.sum(_log_cosh(apart / 2), axis=-1)
     return loss.astype(student_logits.dtype)
 
 
@@ -75,7 +78,7 @@ def binary_kl_loss(
       temperature: :math:`\tau` > 0; may be traced.
 
     Returns:
-      Losses ``(…)``, in the dtype of the student's logits, computed in float32 at least.
+      Losses ``(…)``, in the dtype of the student's logits, computed in float32 at least. Masked as there.
 
     Raises:
       ValueError: shapes that disagree, or a temperature that is not positive.
@@ -90,7 +93,9 @@ def binary_kl_loss(
     p, q = jax.nn.sigmoid(teacher), jax.nn.sigmoid(-teacher)
     yes = jax.nn.log_sigmoid(teacher) - jax.nn.log_sigmoid(student)
     no = jax.nn.log_sigmoid(-teacher) - jax.nn.log_sigmoid(-student)
-    return (temperature**2 * jnp.sum(p * yes + q * no, axis=-1)).astype(student_logits.dtype)
+    # an answer that the teacher never gives counts for nothing: -inf - (-inf) where both mask a class out
+    parts = p * jnp.where(p > 0, yes, 0.0) + q * jnp.where(q > 0, no, 0.0)
+    return (temperature**2 * jnp.sum(parts, axis=-1)).astype(student_logits.dtype)
 
 
 def dhkd_loss(
@@ -157,7 +162,7 @@ def align_auxiliary_gradient(g_main: Params, g_aux: Params) -> Params:
       finite makes it NaN.
 
     Raises:
-      ValueError: trees of different structure.
+      ValueError: trees of different structure or shapes.
 
     Source: Yang, Zong, Huang, Feng, An (2024), arXiv 2411.08937.
 
@@ -166,6 +171,9 @@ def align_auxiliary_gradient(g_main: Params, g_aux: Params) -> Params:
     """
     if jax.tree.structure(g_main) != jax.tree.structure(g_aux):
         raise ValueError("align_auxiliary_gradient: g_main and g_aux are trees of different structure")
+    shapes = [[jnp.shape(g) for g in jax.tree.leaves(tree)] for tree in (g_main, g_aux)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"align_auxiliary_gradient: g_main has leaves of shapes {shapes[0]}, g_aux of {shapes[1]}")
     length = safe_norm(g_main)
     # the square of a length overflows long before the length does
     scale = jnp.where(length == 0, 1.0, length)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Scalar, check_finite_number
+from jaxtrain.core import Number, Scalar, check_finite_number, debug_check
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import widened
+from jaxtrain.losses._logits import in_range, widened
 
 _CLOSE = 1e-6  # added to squared distances, whose root has no slope at zero
 
@@ -21,9 +21,8 @@ def _check(where: str, **pairs: tuple[Array, Array]) -> None:
     width = None
     for name, (points, labels) in pairs.items():
         if points.ndim != 2 or labels.shape != points.shape[:1]:
-            raise ValueError(
-                f"{where}: {name} are points (n, d) with labels (n,), got {points.shape} and {labels.shape}"
-            )
+            shapes = f"{points.shape} and {labels.shape}"
+            raise ValueError(f"{where}: {name} are points (n, d) with labels (n,), got {shapes}")
         if width not in (None, points.shape[1]):
             raise ValueError(f"{where}: {name} have {points.shape[1]} features, the others {width}")
         width = points.shape[1]
@@ -41,7 +40,7 @@ def prototypes(support: Float[Array, "n d"], labels: Int[Array, "..."], n_classe
       ``(n_classes, d)``, in the dtype of the support, summed in float32 at least.
 
     Raises:
-      ValueError: shapes that disagree.
+      ValueError: shapes that disagree, a label that is no class.
 
     Source: Snell, Swersky, Zemel (2017), arXiv 1703.05175.
 
@@ -50,6 +49,7 @@ def prototypes(support: Float[Array, "n d"], labels: Int[Array, "..."], n_classe
     """
     _check("prototypes", support=(support, labels))
     n_classes = static_int("n_classes", n_classes, low=1)
+    labels = in_range("prototypes", labels, n_classes)
     total = jax.ops.segment_sum(widened(support), labels, num_segments=n_classes)
     counts = jax.ops.segment_sum(jnp.ones(len(labels), total.dtype), labels, num_segments=n_classes)
     return (total / jnp.maximum(counts, 1)[:, None]).astype(support.dtype)
@@ -77,7 +77,8 @@ def proto_triplet_loss(
       margin: m ≥ 0; may be traced.
 
     Returns:
-      ``(batch,)`` ≥ 0, in the dtype of the queries, computed in float32 at least.
+      ``(batch,)`` ≥ 0, in the dtype of the queries, computed in float32 at least. Where labels are traced, a query
+      without a prototype of its class has infinite loss, one without any other 0; :func:`jaxtrain.core.checked` raises.
 
     Raises:
       ValueError: shapes that disagree, a query without a prototype of its class or of another one, a negative margin.
@@ -90,15 +91,14 @@ def proto_triplet_loss(
     """
     _check("proto_triplet_loss", query_emb=(query_emb, query_labels), prototypes=(prototypes, proto_labels))
     check_finite_number("margin", margin, low=0.0)
+    needs = "every query needs a prototype of its own class and one of another"
     if not isinstance(query_labels, jax.core.Tracer) and not isinstance(proto_labels, jax.core.Tracer):
-        asked, known = (np.unique(np.asarray(y)) for y in (query_labels, proto_labels))
+        asked, known = (np.unique(np.asarray(y)).tolist() for y in (query_labels, proto_labels))
         if len(known) < 2 or not np.isin(asked, known).all():
-            raise ValueError(
-                f"proto_triplet_loss: queries of the classes {asked.tolist()} and prototypes of {known.tolist()}; every "
-                "query needs one of its own class and one of another"
-            )
+            raise ValueError(f"proto_triplet_loss: queries of the classes {asked} and prototypes of {known}; {needs}")
     d = _distances(widened(query_emb), widened(prototypes))
     own = query_labels[:, None] == proto_labels[None]
+    debug_check(lambda: jnp.any(own, axis=1) & ~jnp.all(own, axis=1), f"proto_triplet_loss: {needs}")
     nearest = [jnp.min(jnp.where(mask, d, jnp.inf), axis=1) for mask in (own, ~own)]
     return jax.nn.relu(nearest[0] - nearest[1] + margin).astype(query_emb.dtype)
 
@@ -133,14 +133,13 @@ def icnn_score(
 
     .. math:: \tfrac12\Big(\tfrac12(\lambda_{same} + \lambda_{other}) + \gamma\Big)
 
-    - :math:`\lambda_{same}` is 1 less the distance to neighbours of the same class, in units of the nearest one of
-      another class among the ``items_per_class`` nearest, and of the largest of the row where that is above 1; 0
-      where there is no such one.
-    - :math:`\lambda_{other}` is the distance to neighbours of other classes over the largest of these distances.
+    - :math:`\lambda_{same}` is 1 less the distance to neighbours of the same class, in units of the nearest one of another
+      class among the ``items_per_class`` nearest (0 without such), and of the row's largest where that is above 1.
+    - :math:`\lambda_{other}` is the distance to neighbours of other classes over the largest of these.
     - :math:`\gamma` is the share of neighbours of the same class, a constant in differentiation.
 
-    Both λ are means over each point's neighbours, then over the points that have such; 1 where no point has. A whole
-    batch without a neighbour of the same class therefore still has :math:`\lambda_{same} = 1`: there γ alone tells.
+    Both λ are means over each point's neighbours, then over the points that have such; 1 where no point has, also
+    :math:`\lambda_{same}` of a batch without a neighbour of the same class: there γ alone tells.
 
     Args:
       emb: ``(n, d)`` points whose neighbours are looked for.
@@ -157,8 +156,8 @@ def icnn_score(
     Raises:
       ValueError: shapes that disagree, fewer than 3 reference points, more neighbours than there are.
 
-    Source: Mendez-Ruiz, Gonzalez-Zapata, Mendez-Vazquez, Ochoa-Ruiz et al. (2023), arXiv 2305.09062, as in the training code; the paper's
-    score has a term of variances and exponents besides.
+    Source: Mendez-Ruiz, Gonzalez-Zapata, Mendez-Vazquez, Ochoa-Ruiz et al. (2023), arXiv 2305.09062, as in the training
+    code; the paper's score has a term of variances and exponents besides.
 
     >>> points, labels = jnp.array([[0.0], [1.0], [10.0], [11.0]]), jnp.array([0, 0, 1, 1])
     >>> [round(float(icnn_score(points, y, k=1)), 3) for y in (labels, labels[jnp.array([0, 2, 1, 3])])]
@@ -205,10 +204,10 @@ def icnn_loss(
     r"""The negative logarithm of :func:`icnn_score`: one number for a batch, 0 at best.
 
     Args:
-      emb, labels, ref_emb, ref_labels, k, items_per_class, eps: as in :func:`icnn_score`.
+      emb, labels, ref_emb, ref_labels, k, items_per_class, eps: as in :func:`icnn_score`, which see for mistakes.
 
     Returns:
-      A scalar ≥ 0, in the dtype of ``emb``; mistakes are those of :func:`icnn_score`.
+      A scalar ≥ 0, in the dtype of ``emb``.
 
     Source: Mendez-Ruiz, Gonzalez-Zapata, Mendez-Vazquez, Ochoa-Ruiz et al. (2023), arXiv 2305.09062.
 

@@ -28,7 +28,7 @@ def class_mean_teacher(
       ``(num_classes, classes)``, in the dtype of the probabilities.
 
     Raises:
-      ValueError: shapes that disagree.
+      ValueError: shapes that disagree, a label that is no class.
 
     Source: Hu, Wu, Li, Ma, Chen, Wang, Yan, Liu (2024), arXiv 2312.15112.
 

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxtrain.core import Number, Params, Scalar
-from jaxtrain.losses._logits import widened
+from jaxtrain.losses._logits import check_labels, widened
 from jaxtrain.losses.tgeo import fusion_ratio, kd_fusion_loss, trilateral_features
 
 
@@ -73,7 +73,7 @@ def tgeo_bilevel_step(
       The new state and metrics.
 
     Raises:
-      ValueError: shapes that disagree.
+      ValueError: shapes that disagree, a label that is no class.
 
     Source: Hu, Wu, Li, Ma, Chen, Wang, Yan, Liu (2024), arXiv 2312.15112.
 
@@ -88,6 +88,7 @@ def tgeo_bilevel_step(
     (0.5, True)
     """
     x, teacher_logits, labels = train_batch
+    labels = check_labels("tgeo_bilevel_step", teacher_logits, labels)
     teacher = jax.nn.softmax(jax.lax.stop_gradient(widened(teacher_logits)))
     onehot = jax.nn.one_hot(labels, teacher.shape[-1], dtype=teacher.dtype)
 
@@ -102,7 +103,8 @@ def tgeo_bilevel_step(
         updates, student_state = student_tx.update(grads, state.student_state, state.student)
         student = optax.apply_updates(state.student, updates)
         logits = widened(apply(student, val_batch.inputs))
-        val = jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, val_batch.labels))
+        held = check_labels("tgeo_bilevel_step, validation", logits, val_batch.labels)
+        val = jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, held))
         return val, (student, student_state, loss, alpha)
 
     (val, (student, student_state, loss, alpha)), grads = jax.value_and_grad(after, has_aux=True)(state.ratio)

@@ -107,12 +107,8 @@ def scale_by_adabelief(
                 u = m / c1 / (jnp.sqrt(spread / c2) + eps)
             return u.astype(g.dtype), m, s, largest
 
-        if amsgrad:
-            updates, mu, nu, largest = map_leaves(step, 4, updates, state.mu, state.nu, state.nu_max)
-        else:
-            updates, mu, nu = map_leaves(lambda *leaves: step(*leaves, None)[:3], 3, updates, state.mu, state.nu)
-            largest = None
-        return updates, AdaBeliefState(count, mu, nu, largest)
+        updates, *moments = map_leaves(step, 4, updates, state.mu, state.nu, state.nu_max)
+        return updates, AdaBeliefState(count, *moments)
 
     return optax.GradientTransformation(init, update)
 

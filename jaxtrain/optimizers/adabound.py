@@ -109,12 +109,8 @@ def scale_by_adabound(
             root = jnp.sqrt(largest if amsbound else v) + eps
             return (jnp.clip(rate / root, low, high) * m).astype(g.dtype), m, v, largest
 
-        if amsbound:
-            updates, mu, nu, largest = map_leaves(step, 4, updates, state.mu, state.nu, state.nu_max)
-        else:
-            updates, mu, nu = map_leaves(lambda *leaves: step(*leaves, None)[:3], 3, updates, state.mu, state.nu)
-            largest = None
-        return updates, AdaBoundState(count, mu, nu, largest)
+        updates, *moments = map_leaves(step, 4, updates, state.mu, state.nu, state.nu_max)
+        return updates, AdaBoundState(count, *moments)
 
     return optax.GradientTransformation(init, update)
 

@@ -1,11 +1,14 @@
-"""Adafactor as its paper has it, of optax's parts: every matrix factored, relative step sizes, exact decays."""
+"""Adafactor as its paper has it, with optax's state: every matrix factored, relative step sizes, exact decays."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.numerics import static_int
 from jaxtrain.optimizers._accumulators import in_accumulators
+from jaxtrain.optimizers._fused import map_leaves
 
 
 def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> optax.Schedule:
@@ -41,6 +44,58 @@ def _decay(count: Number, exponent: Number) -> Number:
     return 1 - jnp.asarray(count + 1, jnp.result_type(float)) ** (-exponent)
 
 
+def _scale_by_clipped_factored_rms(
+    decay_exponent: Number, eps1: Number, threshold: Number, least: int
+) -> optax.GradientTransformation:
+    """optax's ``scale_by_factored_rms`` and ``clip_by_block_rms`` in one, with the state of the former.
+
+    Nothing as large as a matrix is stored: its squares and what it is scaled to are computed again for each mean.
+    """
+    init = optax.scale_by_factored_rms(min_dim_size_to_factor=least).init
+
+    def update(updates, state, params=None):
+        del params
+        decay = _decay(state.count, decay_exponent)
+
+        def average(old, new):
+            return (decay * old + (1 - decay) * (new + eps1)).astype(old.dtype)
+
+        def scaled(g, factors):
+            for factor in factors:
+                g = g * factor
+            return g
+
+        def step(g, row, col, whole):
+            if whole.shape == g.shape:
+                whole = average(whole, g * g)
+                factors = (whole**-0.5,)
+            else:
+                # of the two longest axes the means over the longer one go by rows
+                short, long = (int(a) for a in np.argsort(g.shape)[-2:])
+                row = average(row, jnp.mean(g * g, axis=long))
+                again = jax.lax.optimization_barrier(g)
+                col = average(col, jnp.mean(again * again, axis=short))
+                mean = jnp.mean(row, axis=short - (short > long), keepdims=True)
+                factors = jnp.expand_dims((row / mean) ** -0.5, long), jnp.expand_dims(col**-0.5, short)
+            root = jnp.sqrt(jnp.mean(scaled(g, factors) ** 2))
+            u = scaled(*jax.lax.optimization_barrier((g, factors))) / jnp.maximum(1, root / threshold)
+            return u.astype(g.dtype), row, col, whole
+
+        updates, *moments = map_leaves(step, 4, updates, state.v_row, state.v_col, state.v)
+        return updates, optax.FactoredState(optax.safe_increment(state.count), *moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_parameter_rms(least: Number) -> optax.GradientTransformation:
+    """optax's ``scale_by_param_block_rms`` in one pass: its selection of entries is for derivatives."""
+
+    def update(updates, params):
+        return jax.tree.map(lambda u, p: u * jnp.maximum(jnp.sqrt(jnp.mean(p * p)), least), updates, params)
+
+    return optax.stateless(update)
+
+
 def adafactor(
     learning_rate: optax.ScalarOrSchedule | None = None,
     *,
@@ -66,7 +121,7 @@ def adafactor(
        X_t = X_{t-1} - \rho_t \max(\epsilon_2, \operatorname{RMS}(X_{t-1}))\,\hat U_t.
 
     Vectors and scalars keep a whole :math:`\hat V`. Arrays of more dimensions are factored over their two longest.
-    ``optax.adafactor`` is the same chain with other defaults: it factors only from 128 up, has no :math:`\rho_t`
+    ``optax.adafactor`` is the same with other defaults: it factors only from 128 up, has no :math:`\rho_t`
     (without a learning rate the step is 1) and computes :math:`\beta_t` in single precision. Not-a-number gradients
     stay in the state.
 
@@ -103,12 +158,9 @@ def adafactor(
     rate = relative_step_size() if learning_rate is None else learning_rate
     return in_accumulators(
         optax.chain(
-            optax.scale_by_factored_rms(
-                decay_rate=decay_exponent, min_dim_size_to_factor=least, epsilon=eps1, decay_rate_fn=_decay
-            ),
-            optax.clip_by_block_rms(clipping_threshold),
+            _scale_by_clipped_factored_rms(decay_exponent, eps1, clipping_threshold, least),
             optax.scale_by_learning_rate(rate, flip_sign=False),
-            optax.scale_by_param_block_rms(eps2),
+            _scale_by_parameter_rms(eps2),
             optax.identity() if b1 is None else optax.ema(b1, debias=False),
             optax.scale(-1.0),
         )

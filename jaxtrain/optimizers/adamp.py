@@ -66,15 +66,27 @@ def project_scale_invariant(
     """
     check_finite_number("delta", delta, low=0.0)
     check_finite_number("wd_ratio", wd_ratio, low=0.0, high=1.0)
-    check_finite_number("eps", eps, low=float(np.nextafter(0, 1)))
+    look = _radial_part(delta, wd_ratio, eps, channel_axis)
 
     def project(param, grad, update):
+        along, factor = look(param, grad, update)
+        return (update - param.astype(update.dtype) * along).astype(update.dtype), factor
+
+    return project
+
+
+def _radial_part(delta: Number, wd_ratio: Number, eps: Number, channel_axis: int) -> Projection:
+    """What multiple of each row's weights is to be taken out of an update, and the factor on weight decay."""
+    check_finite_number("eps", eps, low=float(np.nextafter(0, 1)))
+
+    def find(param, grad, update):
         if param.ndim < 2:
-            return update, jnp.ones((), update.dtype)
+            return jnp.zeros((), update.dtype), jnp.ones((), update.dtype)
         w, g = param.astype(update.dtype), grad.astype(update.dtype)
         others = tuple(a for a in range(w.ndim) if a != channel_axis % w.ndim)
-        # the sums of the whole are those of its rows
         rows = [jnp.sum(x, axis=others, keepdims=True) for x in (g * w, g * g, w * w, w * update)]
+        # the sums of the whole are those of its rows; the compiler would go over all entries once more
+        rows = jax.lax.optimization_barrier(rows)
         whole = [jnp.sum(x) for x in rows]
 
         def look(sums, size):
@@ -87,9 +99,9 @@ def project_scale_invariant(
         by_layer, of_whole = look(whole, w.size)
         along = jnp.where(by_channel, of_rows, jnp.where(by_layer, of_whole, 0))
         factor = jnp.where(by_channel | by_layer, wd_ratio, 1.0)
-        return (update - w * along).astype(update.dtype), factor.astype(update.dtype)
+        return along, factor.astype(update.dtype)
 
-    return project
+    return find
 
 
 def scale_by_projection(
@@ -127,48 +139,73 @@ def scale_by_projection(
     >>> print(tx.update(g, tx.init(w), w)[0].T)  # a gradient at a right angle is its own projection
     [[0. 2.]]
     """
-    check_finite_number("weight_decay", weight_decay, low=0.0)
-    project = project_scale_invariant(delta, wd_ratio, eps, channel_axis=channel_axis)
     inner = optax.with_extra_args_support(inner)
+
+    def advance(updates, state, params, **extra_args):
+        found, state = inner.update(updates, state, params, **extra_args)
+        return (found,), (), state
+
+    def direction(g, u):
+        del g
+        return u.astype(accumulator_dtype(u))
+
+    options = {"delta": delta, "wd_ratio": wd_ratio, "eps": eps, "channel_axis": channel_axis}
+    return _projected(inner.init, advance, direction, weight_decay, mask, **options)
+
+
+def _projected(init, advance, direction, weight_decay, mask, *, delta, wd_ratio, eps, channel_axis):
+    """Projects ``direction(gradient, *leaves, *numbers)``, where ``advance`` gives trees of leaves, numbers and the state.
+
+    What it computes is computed again after the sums over rows, and not stored between.
+    """
+    check_finite_number("weight_decay", weight_decay, low=0.0)
+    check_finite_number("delta", delta, low=0.0)
+    check_finite_number("wd_ratio", wd_ratio, low=0.0, high=1.0)
+    look = _radial_part(delta, wd_ratio, eps, channel_axis)
 
     def update(updates, state, params=None, **extra_args):
         if params is None:
             raise ValueError("the projection looks at the parameters: call tx.update(updates, state, params)")
-        found, state = inner.update(updates, state, params, **extra_args)
+        trees, numbers, state = advance(updates, state, params, **extra_args)
         chosen = mask(params) if callable(mask) else mask
         decays = jax.tree.map(lambda p: True, params) if chosen is None else jax.tree.broadcast(chosen, params)
 
-        def step(g, u, p, decay):
-            u, factor = project(p, g, u.astype(accumulator_dtype(u)))
+        def step(g, p, decay, *leaves):
+            # of its own: the square of the gradient is part of some moments
+            apart = jax.lax.optimization_barrier(g)
+            along, factor = look(p, apart, direction(g, *leaves, *numbers))
+            u = direction(*jax.lax.optimization_barrier((g, *leaves, *numbers)))
+            u = u - p.astype(u.dtype) * along
             return ((u + factor * weight_decay * p if decay else u).astype(g.dtype),)
 
-        return map_leaves(step, 1, updates, found, params, decays)[0], state
+        return map_leaves(step, 1, updates, params, decays, *trees)[0], state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _adam(b1, b2, eps, nesterov):
-    """Adam's direction in its moments' precision; Nesterov's form is the authors', which is not optax's."""
+    """Adam's moments and direction; Nesterov's form is the authors', which is not optax's."""
 
     def init(params):
         return AdamPState(jnp.zeros((), jnp.int32), zeros_accumulator(params), zeros_accumulator(params))
 
-    def update(updates, state, params=None):
-        del params
+    def advance(updates, state, params, **extra_args):
+        del params, extra_args
         count = optax.safe_increment(state.count)
-        first, second = 1 - b1**count, jnp.sqrt(1 - b2**count)
 
         def step(g, m, v):
             g32 = g.astype(m.dtype)
-            m = (b1 * m + (1 - b1) * g32).astype(m.dtype)
-            v = (b2 * v + (1 - b2) * g32**2).astype(v.dtype)
-            ahead = b1 * m + (1 - b1) * g32 if nesterov else m
-            return (ahead / first / (jnp.sqrt(v) / second + eps)).astype(m.dtype), m, v
+            return (b1 * m + (1 - b1) * g32).astype(m.dtype), (b2 * v + (1 - b2) * g32**2).astype(v.dtype)
 
-        updates, mu, nu = map_leaves(step, 3, updates, state.mu, state.nu)
-        return updates, AdamPState(count, mu, nu)
+        mu, nu = map_leaves(step, 2, updates, state.mu, state.nu)
+        numbers = (1 - b1**count, jnp.sqrt(1 - b2**count), jnp.asarray(b1), jnp.asarray(eps))
+        return (mu, nu), numbers, AdamPState(count, mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    def direction(g, m, v, first, second, b1, eps):
+        ahead = b1 * m + (1 - b1) * g.astype(m.dtype) if nesterov else m
+        return (ahead / first / (jnp.sqrt(v) / second + eps)).astype(m.dtype)
+
+    return init, advance, direction
 
 
 def _momentum(momentum, dampening, nesterov):
@@ -231,7 +268,7 @@ def adamp(
     check_finite_number("b2", b2, low=0.0, high=1.0)
     options = {"mask": mask, "delta": delta, "wd_ratio": wd_ratio, "eps": eps, "channel_axis": channel_axis}
     return optax.chain(
-        scale_by_projection(_adam(b1, b2, eps, nesterov), weight_decay, **options),
+        _projected(*_adam(b1, b2, eps, nesterov), weight_decay, **options),
         optax.scale_by_learning_rate(learning_rate),
     )
 

@@ -73,23 +73,18 @@ def scale_by_diffgrad(
         count = optax.safe_increment(state.count)
         scale = jnp.sqrt(1 - b2**count) / (1 - b1**count)
 
-        def step(g, m, v, *previous):
+        def step(g, m, v, previous):
             g32 = g.astype(m.dtype)
             m = (b1 * m + (1 - b1) * g32).astype(m.dtype)
             v = (b2 * v + (1 - b2) * g32**2).astype(v.dtype)
-            friction = jax.nn.sigmoid(jnp.abs(previous[0] - g32)) if previous else 0.5
+            friction = 0.5 if previous is None else jax.nn.sigmoid(jnp.abs(previous - g32))
             u = (friction * scale * m / (jnp.sqrt(v) + eps)).astype(g.dtype)
-            return (u, m, v, g32) if previous else (u, m, v)
+            return u, m, v, None if previous is None else g32
 
-        if use_previous:
-            return _with_state(count, *map_leaves(step, 4, updates, state.mu, state.nu, state.previous))
-        return _with_state(count, *map_leaves(step, 3, updates, state.mu, state.nu))
+        updates, *moments = map_leaves(step, 4, updates, state.mu, state.nu, state.previous)
+        return updates, DiffGradState(count, *moments)
 
     return optax.GradientTransformation(init, update)
-
-
-def _with_state(count, updates, mu, nu, previous=None):
-    return updates, DiffGradState(count, mu, nu, previous)
 
 
 def diffgrad(

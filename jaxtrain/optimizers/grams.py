@@ -112,7 +112,15 @@ def _cautious(g: Array, u: Array, direction: int) -> Array:
     # signs and not products, which underflow; a NaN of either stays one
     agrees = jnp.sign(g).astype(u.dtype) * jnp.sign(u) * direction
     mask = jnp.maximum(agrees, 0)
-    return u * (mask / jnp.maximum(jnp.mean(mask, dtype=jnp.promote_types(u.dtype, jnp.float32)), 1e-3)).astype(u.dtype)
+    kind = jnp.promote_types(u.dtype, jnp.float32)
+    # whole numbers can be added in any order: XLA then counts by rows in one pass, and does not store the mask
+    counted = ((agrees > 0).astype(jnp.int32), jnp.isnan(agrees).astype(jnp.int32))
+    if u.ndim:
+        zero = jnp.zeros((), jnp.int32)
+        counted = jax.lax.reduce(counted, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (u.ndim - 1,))
+    kept, spoiled = (jnp.sum(x.astype(kind)) for x in jax.lax.optimization_barrier(counted))
+    share = jnp.where(spoiled > 0, jnp.nan, kept / u.size)
+    return u * (mask / jnp.maximum(share, 1e-3)).astype(u.dtype)
 
 
 def scale_by_grams(b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-6) -> optax.GradientTransformation:

@@ -33,14 +33,18 @@ def _round_with_bits(x: Float[Array, "..."], bits: UInt[Array, "..."]) -> Array:
     return jnp.where(special, x.astype(jnp.bfloat16), jax.lax.bitcast_convert_type(upper, jnp.bfloat16))
 
 
-def _random_bits(key: Key, shape: tuple[int, ...]) -> UInt[Array, "..."]:
+def _two_numbers(key: Key) -> UInt[Array, "2"]:
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def _random_bits(two_numbers: UInt[Array, "2"], shape: tuple[int, ...]) -> UInt[Array, "..."]:
     """Sixteen random bits for every entry, at a small part of the cost of ``jax.random.bits``.
 
     A bijection of 32-bit integers that mixes them well, of the entry's number plus a random one. As that one is uniform,
     the bits of each entry are exactly so and the rounding is exactly unbiased; that entries and steps are independent
     rests on the mixing. Good enough to round with, not to sample.
     """
-    start, twist = jax.random.bits(key, (2,), jnp.uint32)
+    start, twist = two_numbers
     number, stride = jnp.full(shape, start), 1
     for axis in range(len(shape) - 1, -1, -1):
         step = jnp.uint32(stride * 0x9E3779B9 & 0xFFFFFFFF)
@@ -83,7 +87,7 @@ def stochastic_round(key: Key, x: Float[Array, "..."]) -> Array:
     ([1.0, 1.0078125], 1.001)
     """
     check_key(key, where="stochastic_round")
-    return _round_with_bits(x, _random_bits(key, x.shape))
+    return _round_with_bits(x, _random_bits(_two_numbers(key), x.shape))
 
 
 def _names(path: Any) -> list[str]:
@@ -113,6 +117,18 @@ def _moments(template: OptState, params: Params, dtype: Any) -> list[tuple[int, 
                 found[-1] = (field, _names(path[:start]), number)
                 break
     return found
+
+
+def _numbers_of(key: Key, moments: list[tuple[int, list[str], int]]) -> Any:
+    """The numbers behind the random bits of every moment, from its field and its parameter alone."""
+
+    def draw(field, number):
+        return _two_numbers(jax.random.fold_in(jax.random.fold_in(key, field), number))
+
+    if not moments or jax.random.key_impl(key) != "threefry2x32":  # vmap makes other numbers of other keys
+        return [draw(field, number) for field, _, number in moments]
+    # all of them at once: one by one they would cost more than the rounding of small parameters
+    return jax.vmap(draw)(*(jnp.array([m[i] for m in moments], jnp.uint32) for i in (0, 2)))
 
 
 def with_moment_dtype(
@@ -205,15 +221,16 @@ def with_moment_dtype(
         leaves, structure = jax.tree.flatten(state.inner_state)
         wide = [x.astype(t.dtype) for x, t in zip(leaves, jax.tree.leaves(template), strict=True)]
         updates, inner_state = inner.update(updates, structure.unflatten(wide), params, **extra_args)
-        step_key = jax.random.fold_in(base, state.count)
+        numbers = iter(())
+        if rounding == "stochastic":
+            numbers = iter(_numbers_of(jax.random.fold_in(base, state.count), [m for m in picked if m is not None]))
 
         def shorten(x, moment):
             if moment is None:
                 return x
-            if rounding == "nearest":
-                return x.astype(narrow)
-            field, _, number = moment
-            return stochastic_round(jax.random.fold_in(jax.random.fold_in(step_key, field), number), x)
+            return (
+                x.astype(narrow) if rounding == "nearest" else _round_with_bits(x, _random_bits(next(numbers), x.shape))
+            )
 
         leaves, structure = jax.tree.flatten(inner_state)
         inner_state = structure.unflatten([shorten(x, m) for x, m in zip(leaves, picked, strict=True)])

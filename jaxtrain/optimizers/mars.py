@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, after, zeros_accumulator
 from jaxtrain.core.tree import safe_norm
 from jaxtrain.optimizers._fused import map_leaves
 from jaxtrain.optimizers.norms import newton_schulz_orthogonalize
@@ -148,22 +148,27 @@ def _scale_by_mars(b1, b2, eps, gamma, clip_norm, base, exact, global_clip, chan
             raise ValueError("mars with exact=True keeps the parameters: call tx.update(updates, state, params, …)")
         count = optax.safe_increment(state.count)
         before = _at_previous_point(updates, state, prev_point_grads, grad_fn, params) if exact else state.previous
-        strength = gamma * b1 / (1 - b1)
+        strength = jnp.asarray(gamma * b1 / (1 - b1))
 
-        def correct(g, h, m):
-            g32 = g.astype(m.dtype)
-            return (g32 + strength * (g32 - h.astype(m.dtype)) if corrected(g) else g32,)
+        def correct(g, h, strength):
+            g32 = g.astype(accumulator_dtype(g))
+            return (g32 + strength * (g32 - h.astype(g32.dtype))).astype(g32.dtype)
 
-        (c,) = map_leaves(correct, 1, updates, before, state.mu)
-        norm = safe_norm([x for x in jax.tree.leaves(c) if corrected(x)]) if global_clip else None
+        # the corrected gradients are not stored: they are computed again from both gradients where they are needed
+        norm = None
+        if global_clip:
+            pairs = zip(jax.tree.leaves(updates), jax.tree.structure(updates).flatten_up_to(before), strict=True)
+            rows = [(g, h, strength) for g, h in pairs if corrected(g)]
+            norm = safe_norm(*([row[i] for row in rows] for i in range(3)), of=correct)
 
-        def clip(x):
-            length = safe_norm(x) if norm is None else norm
-            return (x * jnp.where(length > clip_norm, clip_norm / length, 1)).astype(x.dtype)
+        def clipped(g, h):
+            length = safe_norm(g, h, strength, of=correct) if norm is None else norm
+            c = correct(g, h, strength)
+            return (c * jnp.where(length > clip_norm, clip_norm / length, 1)).astype(c.dtype)
 
-        def step(g, c, m, v):
+        def step(g, m, v, h):
             kind = rule(g)
-            c = c if kind == "other" else clip(c)
+            c = g.astype(m.dtype) if kind == "other" else clipped(g, h).astype(m.dtype)
             first, second = other_betas if kind == "other" else (b1, b2)
             m = (first * m + (1 - first) * c).astype(m.dtype)
             if v is not None:
@@ -176,13 +181,11 @@ def _scale_by_mars(b1, b2, eps, gamma, clip_norm, base, exact, global_clip, chan
                 outputs = g.shape[channel_axis]
                 ratio = max(1.0, outputs / max(1, g.size // max(1, outputs)))
                 u = newton_schulz_orthogonalize(m / (1 - b1), eps=eps) * ratio**0.5 if g.size else m
-            return u.astype(g.dtype), m, v
+            return u.astype(g.dtype), m, v, after(g.astype(m.dtype), m, *(() if v is None else (v,)))
 
-        found, mu, nu = map_leaves(step, 3, updates, c, state.mu, state.nu)
+        found, mu, nu, previous = map_leaves(step, 4, updates, state.mu, state.nu, before)
         if exact:
             previous = jax.tree.map(jnp.asarray, params)
-        else:
-            previous = jax.tree.map(lambda g, h: g.astype(h.dtype), updates, state.previous)
         return found, MarsState(count, mu, nu, previous)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -31,10 +31,16 @@ class Goldstein(NamedTuple):
 
 def _learned(delta: Params, grad: Params, eta: Number, radius: Number) -> Params:
     """Projected online gradient descent: Δ - η g, no longer than the radius."""
-    moved = jax.tree.map(lambda d, g: (d - eta * g.astype(d.dtype)).astype(d.dtype), delta, grad)
+
+    def moved(delta: Params, grad: Params, eta: Array) -> Params:
+        return jax.tree.map(lambda d, g: (d - eta * g.astype(d.dtype)).astype(d.dtype), delta, grad)
+
+    start = (delta, grad, jnp.asarray(eta))
     # radius over a length of zero is infinite, and the minimum is 1
-    factor = jnp.minimum(1, radius / jnp.sqrt(squared_norm(moved)))
-    return jax.tree.map(lambda d: (factor * d).astype(d.dtype), moved)
+    factor = jnp.minimum(1, radius / jnp.sqrt(squared_norm(moved(*start))))
+    # computed again after its norm and not stored between
+    again = moved(*jax.lax.optimization_barrier(start))
+    return jax.tree.map(lambda d: (factor * d).astype(d.dtype), again)
 
 
 def o2nc_step(

@@ -10,49 +10,51 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, after, zeros_accumulator
 
 _HINTS = ("last_gradient", "zero")
 
 
 class OptimisticOmdState(NamedTuple):
-    """State of :func:`optimistic_omd`: completed rounds, :math:`\\hat x`, the last gradient (both shaped like the
-    parameters, in float32 at least), and :math:`\\bar V`."""
+    """State of :func:`optimistic_omd`: completed rounds, :math:`\\hat x`, and where the rate follows the variation the last
+    gradient and :math:`\\bar V`, else None. The trees are shaped like the parameters, in float32 at least."""
 
     count: Int[Array, ""]
     anchor: Params
-    hint: Params
-    variation: Float[Array, ""]
+    hint: Params | None
+    variation: Float[Array, ""] | None
 
 
-def _omd(where: str, rate: Callable, projection: Callable | None, hint: str) -> optax.GradientTransformation:
-    """``rate(rounds completed, variation so far)`` is the step of the next round."""
+def _omd(
+    where: str, rate: Callable, projection: Callable | None, hint: str, follows: bool
+) -> optax.GradientTransformation:
+    """``rate(rounds completed, variation so far)`` is the step of the next round; whether it ``follows`` the variation."""
     if hint not in _HINTS:
         raise ValueError(f"hint must be one of {', '.join(_HINTS)}, got {hint!r}")
     project = projection or (lambda tree: tree)
 
     def init(params):
         anchor = jax.tree.map(lambda p: jnp.array(p, accumulator_dtype(p)), params)
-        return OptimisticOmdState(
-            jnp.zeros((), jnp.int32), anchor, zeros_accumulator(params), jnp.zeros((), jnp.float32)
-        )
+        seen = (zeros_accumulator(params), jnp.zeros((), jnp.float32)) if follows else (None, None)
+        return OptimisticOmdState(jnp.zeros((), jnp.int32), anchor, *seen)
 
     def update(updates, state, params=None):
         if params is None:
             raise ValueError(f"{where} moves a point: call tx.update(updates, state, params) with the parameters")
-        grads = jax.tree.map(lambda g, h: g.astype(h.dtype), updates, state.hint)
-        change = jax.tree.map(lambda g, h: jnp.sum((g - h) ** 2), grads, state.hint)
-        variation = state.variation + sum(jax.tree.leaves(change), start=jnp.zeros((), jnp.float32))
-        now, after = rate(state.count, state.variation), rate(state.count + 1, variation)
+        grads = jax.tree.map(lambda g, x: g.astype(x.dtype), updates, state.anchor)
+        kept = variation = None
+        if follows:
+            change = jax.tree.map(lambda g, h: jnp.sum((g - h) ** 2), grads, state.hint)
+            variation = state.variation + sum(jax.tree.leaves(change), start=jnp.zeros((), jnp.float32))
+            variation = variation.astype(state.variation.dtype)
+            kept = jax.tree.map(after, grads, change)
+        now, then = rate(state.count, state.variation), rate(state.count + 1, variation)
         anchor = project(jax.tree.map(lambda x, g: (x - now * g).astype(x.dtype), state.anchor, grads))
         played = anchor
         if hint == "last_gradient":
-            played = project(jax.tree.map(lambda x, g: (x - after * g).astype(x.dtype), anchor, grads))
+            played = project(jax.tree.map(lambda x, g: (x - then * g).astype(x.dtype), anchor, grads))
         moves = jax.tree.map(lambda x, p, g: (x - p.astype(x.dtype)).astype(g.dtype), played, params, updates)
-        kept = grads if hint == "last_gradient" else state.hint
-        return moves, OptimisticOmdState(
-            optax.safe_increment(state.count), anchor, kept, variation.astype(state.variation.dtype)
-        )
+        return moves, OptimisticOmdState(optax.safe_increment(state.count), anchor, kept, variation)
 
     return optax.GradientTransformation(init, update)
 
@@ -85,7 +87,7 @@ def optimistic_omd(
       hint: what is expected of the next gradient: the last one, or ``zero``, which is projected gradient descent.
 
     Returns:
-      A transformation with :class:`OptimisticOmdState`: two copies of the parameters.
+      A transformation with :class:`OptimisticOmdState`: a copy of the parameters.
 
     Raises:
       ValueError: an unknown hint, a number out of range; from its update: no parameters.
@@ -107,7 +109,7 @@ def optimistic_omd(
         del variation
         return learning_rate(count) if callable(learning_rate) else learning_rate
 
-    return _omd("optimistic_omd", rate, projection, hint)
+    return _omd("optimistic_omd", rate, projection, hint, follows=False)
 
 
 def optimistic_omd_sea(
@@ -138,7 +140,7 @@ def optimistic_omd_sea(
       scale: :math:`c`; 1 in theory.
 
     Returns:
-      A transformation with :class:`OptimisticOmdState`.
+      A transformation with :class:`OptimisticOmdState`: two copies of the parameters.
 
     Raises:
       ValueError: a number out of range; from its update: no parameters.
@@ -164,4 +166,4 @@ def optimistic_omd_sea(
         del count
         return scale * diameter / jnp.sqrt(fixed + variation)
 
-    return _omd("optimistic_omd_sea", rate, projection, "last_gradient")
+    return _omd("optimistic_omd_sea", rate, projection, "last_gradient", follows=True)

@@ -49,12 +49,15 @@ def orthogonalize_gradients(*, eps: Number = 1e-30, rescale: bool = True) -> opt
             return g
         dtype = accumulator_dtype(g)
         g32, w32 = g.astype(dtype), w.astype(dtype)
-        rest = g32 - jnp.sum(w32 * g32) / (jnp.sum(w32 * w32) + eps) * w32
+        along = jnp.sum(w32 * g32) / (jnp.sum(w32 * w32) + eps)
+        rest = g32 - along * w32
         if rescale:
             before, after = jnp.sqrt(jnp.sum(g32 * g32)), jnp.sqrt(jnp.sum(rest * rest))
             # a subtraction leaves some roundings of g; not <=, so that NaN stays NaN
             noise = after < 16 * jnp.finfo(dtype).eps * before
-            rest = jnp.where(noise, 1.0, before / (after + eps)) * rest
+            # computed again after its norm and not stored between
+            g32, w32, along = jax.lax.optimization_barrier((g32, w32, along))
+            rest = jnp.where(noise, 1.0, before / (after + eps)) * (g32 - along * w32)
         return rest.astype(g.dtype)
 
     def update(updates, params=None):

@@ -16,12 +16,12 @@ from jaxtrain.optimizers._fused import map_leaves
 class PositiveNegativeMomentumState(NamedTuple):
     """State of :func:`scale_by_positive_negative_momentum`, in float32 at least.
 
-    ``older`` and ``newer`` are the averages of every second gradient, up to the last but one and up to the last.
+    ``odd`` and ``even`` are the averages of the gradients of odd and of even steps, the first step being 1.
     """
 
     count: Int[Array, ""]
-    older: Params
-    newer: Params
+    odd: Params
+    even: Params
     nu: Params
     nu_max: Params | None
 
@@ -88,19 +88,27 @@ def scale_by_positive_negative_momentum(
         scale = 1 / ((1 - b1**count) * jnp.sqrt((1 + b0) ** 2 + b0**2))
         root = jnp.sqrt(1 - b2**count)
 
-        def step(g, older, newer, v, *most):
+        is_odd = count % 2 == 1
+
+        def step(g, odd, even, v, most):
             g32 = g.astype(v.dtype)
-            m = (b1**2 * older + (1 - b1**2) * g32).astype(v.dtype)
+
+            def averaged(old):
+                return (b1**2 * old + (1 - b1**2) * g32).astype(v.dtype)
+
+            # each stays where it is: handed on from newer to older, both would be copied
+            odd, even = jnp.where(is_odd, averaged(odd), odd), jnp.where(is_odd, even, averaged(even))
+            m, newer = jnp.where(is_odd, odd, even), jnp.where(is_odd, even, odd)
             v = (b2 * v + (1 - b2) * g32**2).astype(v.dtype)
-            most = tuple(jnp.maximum(x, v) for x in most)
-            below = jnp.sqrt(most[0] if most else v) / root + eps
+            if amsgrad:
+                most = jnp.maximum(most, v)
+            below = jnp.sqrt(most if amsgrad else v) / root + eps
             if softplus_beta is not None:
                 below = jax.nn.softplus(softplus_beta * below) / softplus_beta
             u = scale * ((1 + b0) * m - b0 * newer) / below
-            return u.astype(g.dtype), newer, m, v, *most
+            return u.astype(g.dtype), odd, even, v, most
 
-        trees = (state.older, state.newer, state.nu, *((state.nu_max,) if amsgrad else ()))
-        updates, older, newer, nu, *most = map_leaves(step, 5 if amsgrad else 4, updates, *trees)
-        return updates, PositiveNegativeMomentumState(count, older, newer, nu, most[0] if amsgrad else None)
+        updates, *moments = map_leaves(step, 5, updates, *state[1:])
+        return updates, PositiveNegativeMomentumState(count, *moments)
 
     return optax.GradientTransformation(init, update)

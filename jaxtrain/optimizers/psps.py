@@ -103,6 +103,7 @@ def scale_by_preconditioned_polyak(
     check_finite_number("beta", beta, low=0.0, high=1.0)
     check_finite_number("eps", eps, low=0.0)
     probes = static_int("init_probes", init_probes, low=1)
+    positive = isinstance(eps, int | float) and eps > 0
 
     def init(params):
         diagonal = () if preconditioner is None else zeros_accumulator(params)
@@ -136,7 +137,7 @@ def scale_by_preconditioned_polyak(
         del extra_args
         count = optax.safe_increment(state.count)
         wide = jax.tree.map(lambda g: g.astype(accumulator_dtype(g)), updates)
-        diagonal = state.diagonal
+        diagonal, correction = state.diagonal, jnp.ones(())
         if preconditioner == "hutchinson":
             newest, before = hessian_diagonals(wide, params, hessian_diag, grad_fn, key)
 
@@ -145,18 +146,26 @@ def scale_by_preconditioned_polyak(
 
             diagonal = run_if(state.count == 0, start, diagonal)
             diagonal = jax.tree.map(lambda o, d: (beta * o + (1 - beta) * d).astype(o.dtype), diagonal, newest)
-            scales = jax.tree.map(lambda d: jnp.maximum(jnp.abs(d), alpha), diagonal)
         elif preconditioner == "adam":
             diagonal = jax.tree.map(lambda v, g: (beta * v + (1 - beta) * g**2).astype(v.dtype), diagonal, wide)
-            scales = jax.tree.map(lambda v: jnp.sqrt(v / (1 - beta**count)) + eps, diagonal)
+            correction = 1 - beta**count
         elif preconditioner == "adagrad":
             diagonal = jax.tree.map(lambda v, g: v + g**2, diagonal, wide)
-            scales = jax.tree.map(lambda v: jnp.sqrt(v) + eps, diagonal)
-        else:
-            scales = None
-        direction = wide if scales is None else jax.tree.map(ratio, wide, scales)
+
+        def direction(grads, diagonal, correction, least):
+            if preconditioner is None:
+                return grads
+            if preconditioner == "hutchinson":
+                return jax.tree.map(lambda g, d: g / jnp.maximum(jnp.abs(d), least).astype(g.dtype), grads, diagonal)
+            if preconditioner == "adam":
+                diagonal = jax.tree.map(lambda v: v / correction, diagonal)
+            scales = jax.tree.map(lambda v: jnp.sqrt(v) + least, diagonal)
+            # where nothing can be zero nothing is selected: sums over selections are of what is stored for them
+            return jax.tree.map(jnp.divide if positive else ratio, grads, scales)
+
         kind = state.slack.dtype
-        square = inner(wide, direction).astype(kind)
+        start = (wide, diagonal, correction, jnp.asarray(alpha if preconditioner == "hutchinson" else eps))
+        square = inner(wide, direction(*start)).astype(kind)
         loss, s = the_value(value, kind, where="psps") - f_star, state.slack
         step = ratio(jnp.maximum(loss, 0), square)
         if slack == "l2":
@@ -167,7 +176,9 @@ def scale_by_preconditioned_polyak(
             free = jnp.maximum(loss - s + slack_lambda, 0) / (1 + square)
             step, s = jnp.minimum(free, step), jnp.maximum(s - slack_lambda + free, 0)
         step = jnp.minimum(step, max_lr)
-        updates = jax.tree.map(lambda u, d: (step * d).astype(u.dtype), updates, direction)
+        # divided again after its norm and not stored between
+        again = direction(*jax.lax.optimization_barrier(start))
+        updates = jax.tree.map(lambda u, d: (step * d).astype(u.dtype), updates, again)
         return updates, PspsState(count, diagonal, s.astype(kind))
 
     return optax.GradientTransformationExtraArgs(init, update)

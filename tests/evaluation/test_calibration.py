@@ -25,6 +25,12 @@ def test_calibration_error_bin_by_bin(num_bins, x64):
     np.testing.assert_allclose(got, wanted, rtol=1e-12)  # float64
 
 
+def test_an_edge_belongs_to_the_bin_below():
+    conf, correct = jnp.array([0.5, 0.625]), jnp.array([True, False])
+    # gaps of 0.5 and -0.625 in two bins; together they would nearly cancel
+    assert float(expected_calibration_error(conf, correct, num_bins=2)) == (0.5 + 0.625) / 2
+
+
 def test_area_is_scikit_learns():
     rng = np.random.default_rng(1)
     conf = np.round(rng.random((3, 300)), 2).astype(np.float32)  # with ties
@@ -32,6 +38,7 @@ def test_area_is_scikit_learns():
     got = jax.jit(jax.vmap(confidence_auroc))(conf, correct)
     np.testing.assert_allclose(got, [roc_auc_score(c, p) for c, p in zip(correct, conf, strict=True)], rtol=1e-6)
     assert bool(jnp.isnan(confidence_auroc(jnp.array([0.1, 0.2]), jnp.array([True, True]))))
+    assert bool(jnp.isnan(confidence_auroc(jnp.array([0.1, jnp.nan, 0.3]), jnp.array([True, False, True]))))
     np.testing.assert_array_equal(confidence_auroc(jnp.full(4, 0.3), jnp.array([1, 0, 0, 1])), 0.5)
 
 

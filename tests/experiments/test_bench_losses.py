@@ -6,6 +6,14 @@ import jax.numpy as jnp
 from experiments.benchmarks import losses
 
 
+def test_a_quick_run_prints_every_table(capsys):
+    assert losses.main(["--quick"]) == 0
+    out = capsys.readouterr().out
+    for name in (*losses.of_logits(), *losses.of_layer(8), *losses.softmaxes()):
+        assert name in out
+    assert "nan" not in out
+
+
 def test_the_layers_and_the_softmaxes_agree():
     x, y = 30 * jax.random.normal(jax.random.key(0), (8, 40)), jnp.arange(8)
     finite = {name: fn for name, fn in losses.softmaxes().items() if "overflows" not in name}

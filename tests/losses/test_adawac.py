@@ -68,6 +68,10 @@ def test_weights_carry_no_gradient():
     ce = jnp.asarray(CE[0], jnp.float32)
     w = adawac_update_weights(jnp.full((7, 2), 0.5), ce, jnp.asarray(AC[0]))
     np.testing.assert_allclose(jax.grad(loss)(ce), w[:, 0], rtol=1e-6)
+    # neither through the step nor through the mixture, each for itself
+    for through in (lambda w: adawac_update_weights(w, ce, 0 * ce)[:, 0], lambda w: adawac_loss(ce, 2 * ce, w)):
+        np.testing.assert_array_equal(jax.grad(lambda w, f=through: f(w).sum())(w), 0.0)
+    np.testing.assert_array_equal(jax.grad(lambda c: adawac_update_weights(w, c, 0 * ce)[:, 0].sum())(ce), 0.0)
 
 
 def test_dice_by_loops(x64):
@@ -89,6 +93,11 @@ def test_dice_by_loops(x64):
     np.testing.assert_allclose(whole, [dice(p, labels)] * 3, rtol=1e-12)
     right = soft_dice_loss(50 * jax.nn.one_hot(labels, 3), jnp.asarray(labels))
     np.testing.assert_allclose(right, 0, atol=1e-12)
+
+
+def test_no_examples():
+    none = jnp.ones((0, 4, 3))
+    assert augmentation_consistency(none, none).shape == soft_dice_loss(none, jnp.zeros((0, 4), int)).shape == (0,)
 
 
 def test_consistency_is_a_mean_of_squares():

@@ -68,6 +68,13 @@ def test_a_map_of_zeros_is_finite():
     np.testing.assert_array_equal(slope, -0.5)
 
 
+def test_no_examples():
+    none = break_a_scene_loss(
+        jnp.ones((0, 4, 4, 1)), jnp.ones((0, 4, 4, 1)), jnp.ones((0, 1, 2, 2)), jnp.ones((0, 1, 4, 4))
+    )
+    assert none.shape == (0,)
+
+
 def test_subsets_follow_their_law():
     n, draws = 4, 20_000
     drawn = np.asarray(jax.jit(jax.vmap(lambda k: union_sample(k, n)))(jax.random.split(jax.random.key(1), draws)))

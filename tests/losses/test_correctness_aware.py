@@ -93,6 +93,22 @@ def test_fit_without_a_minimum():
     assert float(fit_temperature(jnp.zeros((2, 3)), jnp.array([0, 1]))) > 0
 
 
+def test_masked_classes_are_none(x64):
+    """As if they were not there: values, slopes, the fitted temperature; and a confidence of 1 where one class is left."""
+    masked, y = jnp.pad(jnp.asarray(Z), ((0, 0), (0, 1)), constant_values=-jnp.inf), jnp.asarray(Y)
+    for got, wanted in zip(
+        jax.value_and_grad(lambda t: correctness_aware_loss(masked, y, t).sum())(0.7),
+        jax.value_and_grad(lambda t: correctness_aware_loss(jnp.asarray(Z), y, t).sum())(0.7),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)  # float64
+    # the other two go the same way
+    fit = jax.jit(lambda z: fit_temperature(z, y, objective="nll"))
+    np.testing.assert_allclose(fit(masked), fit(jnp.asarray(Z)), rtol=1e-7)  # the bisection's last interval
+    sure = jax.value_and_grad(lambda t: correctness_aware_loss(jnp.array([1.0, -jnp.inf]), jnp.array(0), t))(1.0)
+    np.testing.assert_array_equal(sure, (0.0, 0.0))
+
+
 def test_probabilities_are_gathered_in_the_examples_order(x64):
     copies = RNG.normal(size=(3, 40, 5))
     got = augmented_top_probs(jnp.asarray(Z), jnp.asarray(copies), k=4)
@@ -135,6 +151,8 @@ def test_bad_input():
         correctness_aware_loss(z, y, 1.0, p=0.5)
     with pytest.raises(ValueError, match="label 5 is none of the 5 classes"):
         fit_temperature(z, y.at[0].set(5))
+    with pytest.raises(ValueError, match=r"logits \(0, 5\) must be \(batch, n\) of one example at least"):
+        fit_temperature(z[:0], y[:0])
     with pytest.raises(ValueError, match="objective must be one of ca, nll, mse, got 'ece'"):
         fit_temperature(z, y, objective="ece")
     with pytest.raises(ValueError, match="k is 6, but there are 5 classes"):

@@ -36,6 +36,17 @@ def test_contract():
     check_loss(kd_loss, targets=teacher)
 
 
+def test_masked_classes_count_for_nothing():
+    z, t = jnp.array([[1.0, 2.0, -jnp.inf]]), jnp.array([[0.5, -1.0, -jnp.inf]])
+    value, grad = jax.value_and_grad(lambda z: kd_loss(z, t).sum())(z)
+    known, wanted = jax.value_and_grad(lambda z: kd_loss(z, t[:, :2]).sum())(z[:, :2])
+    np.testing.assert_allclose(value, known, rtol=1e-6)  # single precision
+    np.testing.assert_allclose(grad, jnp.append(wanted, 0.0)[None], rtol=1e-6)
+    # a class that the student alone masks out, and one that the teacher alone does
+    assert kd_loss(z, t.at[0, 2].set(0.0))[0] == jnp.inf
+    assert jnp.isfinite(kd_loss(z.at[0, 2].set(0.0), t)[0])
+
+
 def test_no_gradient_to_the_teacher_and_clear_errors():
     grad = jax.grad(lambda z: kd_loss(jnp.ones((2, 3)), z).sum())(jnp.eye(2, 3))
     np.testing.assert_array_equal(grad, 0)

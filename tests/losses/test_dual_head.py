@@ -53,6 +53,17 @@ def test_small_distances_keep_their_digits_in_single_precision():
         np.testing.assert_allclose(slope(jnp.asarray(sign * d))[:, 0], sign * np.tanh(wide), rtol=5e-7)
 
 
+@pytest.mark.parametrize("fn", [binary_kl_loss, binary_kl_norm_loss])
+def test_masked_classes_count_for_nothing(fn):
+    z, t = jnp.array([[1.0, -jnp.inf, 2.0]]), jnp.array([[0.5, -jnp.inf, -1.0]])
+    kept = jnp.array([0, 2])
+    value, grad = jax.value_and_grad(lambda z: fn(z, t).sum())(z)
+    known, wanted = jax.value_and_grad(lambda z: fn(z, t[:, kept]).sum())(z[:, kept])
+    np.testing.assert_allclose(value, known, rtol=1e-6)  # single precision
+    np.testing.assert_allclose(grad, jnp.zeros((1, 3)).at[:, kept].set(wanted), rtol=1e-6)
+    assert fn(z, t.at[0, 1].set(0.0))[0] == jnp.inf
+
+
 def test_dual_head_is_its_parts(x64):
     rng = np.random.default_rng(1)
     main, aux, teacher = rng.normal(size=(3, 6, 4))
@@ -134,5 +145,7 @@ def test_bad_input():
         dhkd_loss(z, z, z, y + 2, alpha=1.0)
     with pytest.raises(ValueError, match="alpha must lie in"):
         dhkd_loss(z, z, z, y, alpha=-1.0)
+    with pytest.raises(ValueError, match=r"g_main has leaves of shapes \[\(3, 2\)\], g_aux of \[\(2,\)\]"):
+        align_auxiliary_gradient(z, z[0])
     with pytest.raises(ValueError, match="trees of different structure"):
         align_auxiliary_gradient({"a": z}, {"b": z})

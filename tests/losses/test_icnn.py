@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtrain.core import checked
 from jaxtrain.losses import icnn_loss, icnn_score, proto_triplet_loss, prototypes
 from jaxtrain.testing import check_loss
 
@@ -49,6 +50,9 @@ def test_score_among_other_points_by_loops(spread, x64):
     ref, x = centres[ref_y] + rng.normal(size=(18, 4)), centres[y] + rng.normal(size=(8, 4))
     got = icnn_score(*map(jnp.asarray, (x, y, ref, ref_y)), k=4)
     np.testing.assert_allclose(got, _by_loops(x, y, ref, ref_y, 4, 5), rtol=1e-12)  # float64
+    # a point that is named as its own neighbour is one
+    got = icnn_score(*map(jnp.asarray, (ref, ref_y, ref, ref_y)), k=4)
+    np.testing.assert_allclose(got, _by_loops(ref, ref_y, ref, ref_y, 4, 5), rtol=1e-12)
 
 
 def test_points_on_each_other_and_classes_apart():
@@ -93,6 +97,20 @@ def test_prototypes_are_means():
     assert prototypes(jnp.ones((3, 2), jnp.bfloat16), jnp.zeros(3, int), 1).dtype == jnp.bfloat16
 
 
+def test_triplet_of_traced_labels_without_a_prototype():
+    x, ends = jnp.zeros((2, 2)), jnp.array([[3.0, 4.0], [3.0, 4.0]])
+
+    def loss(y, known):
+        return proto_triplet_loss(x, y, ends, known, margin=0.0)
+
+    got = jax.jit(loss)(jnp.array([0, 1]), jnp.array([0, 0]))
+    np.testing.assert_array_equal(got, [0.0, np.inf])  # nothing to be closer than; nothing to be close to
+    for known in ([0, 0], [0, 2]):
+        with pytest.raises(ValueError, match="every query needs a prototype of its own class and one of another"):
+            checked(loss)(jnp.array([0, 1]), jnp.array(known))
+    np.testing.assert_allclose(checked(loss)(jnp.array([0, 1]), jnp.arange(2)), 0.0)
+
+
 def test_triplet_contract():
     ends = np.random.default_rng(1).normal(size=(3, 3))
 
@@ -121,5 +139,10 @@ def test_bad_input():
         prototypes(x, y[:3], 4)
     with pytest.raises(ValueError, match=r"queries of the classes \[0, 1, 2, 3\] and prototypes of \[0, 1\]"):
         proto_triplet_loss(x, y, x[:2], y[:2])
+    with pytest.raises(ValueError, match="prototypes: label 3 is none of the 3 classes"):
+        prototypes(x, y, 3)
+    # a label that is traced becomes the nearest class, as everywhere
+    moved = jax.jit(lambda y: prototypes(jnp.eye(4), y, 3))(y)
+    np.testing.assert_allclose(moved[2], [0.0, 0.0, 0.5, 0.5])
     with pytest.raises(ValueError, match="margin must lie in"):
         proto_triplet_loss(x, y, x, y, margin=-1.0)

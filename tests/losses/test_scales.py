@@ -106,6 +106,16 @@ def test_prior_is_scipys_divergence(x64):
     np.testing.assert_allclose(same[1], 0, atol=1e-16)
 
 
+def test_prior_of_masked_tokens():
+    """Tokens that neither model may draw count for nothing."""
+    wide = [
+        jnp.pad(A(x, jnp.float32), ((0, 0), (0, 0), (0, 1)), constant_values=-jnp.inf) for x in (LOGITS, 2 * LOGITS)
+    ]
+    value, slope = jax.value_and_grad(lambda x: prior_distillation_loss(x, wide[1]).sum())(wide[0])
+    np.testing.assert_allclose(value, prior_distillation_loss(A(LOGITS), A(2 * LOGITS)).sum(), rtol=1e-6)
+    assert bool(jnp.isfinite(slope).all())
+
+
 def test_layers_by_change_and_training_only_those():
     before = {f"block{i}": {"ca": A(RNG.normal(size=(3, 2))), "sa": A(RNG.normal(size=4))} for i in range(2)}
     after = {"block0": {"ca": before["block0"]["ca"] * 1.5, "sa": before["block0"]["sa"] * 1.1},

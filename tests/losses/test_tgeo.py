@@ -98,8 +98,8 @@ def _step(student_tx, ratio_tx, temperature=1.5):
 
 
 def test_hypergradient_of_sgd_in_closed_form(x64):
-    lr, tau = 0.7, 1.5
-    of_ratio, ratio = _step(optax.sgd(lr), optax.sgd(1.0))
+    lr, tau = 0.7, 2.0
+    of_ratio, ratio = _step(optax.sgd(lr), optax.sgd(1.0), temperature=tau)
     state, metrics = of_ratio(ratio)
     x, val, val_y, w, layers, means = _problem()
     onehot, z = np.eye(3)[Y], x @ w
@@ -116,14 +116,21 @@ def test_hypergradient_of_sgd_in_closed_form(x64):
     by_sum = by_alpha * alpha * (1 - alpha)
     np.testing.assert_allclose(metrics.alpha, alpha, rtol=1e-12)  # float64
     np.testing.assert_allclose(state.student, after, rtol=1e-12)
+    kl = (softmax(T / tau, 1) * (log_softmax(T / tau, 1) - log_softmax(z / tau, 1))).sum(1)
+    mixed = alpha * tau**2 * kl - (1 - alpha) * log_softmax(z, 1)[np.arange(8), Y]
+    np.testing.assert_allclose(metrics.loss, mixed.mean(), rtol=1e-12)
     np.testing.assert_allclose(metrics.validation_loss, -log_softmax(val @ after, 1)[np.arange(6), val_y].mean())
     np.testing.assert_allclose(ratio[0]["w"] - state.ratio[0]["w"], f.T @ by_sum[:, None], rtol=1e-9, atol=1e-14)
     np.testing.assert_allclose(ratio[0]["b"] - state.ratio[0]["b"], [by_sum.sum()], rtol=1e-9)
 
 
 def test_hypergradient_through_adam_by_finite_differences(x64):
-    of_ratio, ratio = _step(optax.adam(0.1, eps_root=1e-8), optax.sgd(1.0))
+    of_ratio, ratio = _step(optax.adam(0.1, eps_root=1e-8), optax.sgd(1.0, momentum=0.9))
     state, _ = of_ratio(ratio)
+    # both optimizers' states are those after the step
+    assert optax.tree.get(state.student_state, "count") == 1
+    for trace, old, new in zip(*map(jax.tree.leaves, (state.ratio_state, ratio, state.ratio)), strict=True):
+        np.testing.assert_allclose(trace, old - new, rtol=1e-12, atol=1e-14)  # rounding of the difference
     got = jax.tree.map(lambda a, b: a - b, ratio, state.ratio)
     for i in (0, 5, 26):
         e = jnp.zeros((27, 1)).at[i].set(1e-4)
@@ -149,6 +156,15 @@ def test_bad_input():
         kd_fusion_loss(z, z, y, jnp.full(3, 0.5))
     with pytest.raises(ValueError, match="label 3 is none of the 3 classes"):
         kd_fusion_loss(z, z, y + 1, 0.5)
+    part = TGeoBatch(z, z, y)
+    sgd = optax.sgd(0.1)
+    state = TGeoState(jnp.eye(3), sgd.init(jnp.eye(3)), [{"w": jnp.zeros((27, 1)), "b": jnp.zeros(1)}], sgd.init([]))
+    step = functools.partial(
+        tgeo_bilevel_step, apply=lambda w, x: x @ w, student_tx=sgd, ratio_tx=sgd, class_means=jnp.eye(3)
+    )
+    for train, val in ((part._replace(labels=y + 1), part), (part, part._replace(labels=y + 1))):
+        with pytest.raises(ValueError, match="tgeo_bilevel_step.*: label 3 is none of the 3 classes"):
+            step(state, train, val)
     with pytest.raises(ValueError, match=r"logits \(8, 3\) and onehot \(8, 2\) disagree"):
         trilateral_features(z, z, z[:, :2], z)
     with pytest.raises(ValueError, match=r"layers of shapes \[\(4, 1\)\] for 3 features and one ratio"):

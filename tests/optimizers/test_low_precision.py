@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxtrain.optimizers import LowPrecisionState, grams, stochastic_round, with_moment_dtype
-from jaxtrain.optimizers.low_precision import _random_bits, _round_with_bits
+from jaxtrain.optimizers.low_precision import _random_bits, _round_with_bits, _two_numbers
 from tests.optimizers.golden_runs import run
 
 
@@ -56,7 +56,7 @@ def test_what_is_not_a_finite_number_stays():
 def test_drawn_bits_are_uniform_and_independent():
     """Of every bit: its mean over entries, and how it goes with its neighbours, other bits and the next step's."""
     keys = jax.random.split(jax.random.key(1), 3)
-    bits = np.stack([np.asarray(_random_bits(k, (8, 32, 32))) for k in keys])
+    bits = np.stack([np.asarray(_random_bits(_two_numbers(k), (8, 32, 32))) for k in keys])
     signs = (1 - 2 * (bits[..., None] >> np.arange(16) & 1)).astype(np.float32)  # steps, three axes, bits
     error = 5 / np.sqrt(signs[0, ..., 0].size)  # five standard errors of one mean over a step
     assert np.abs(signs.mean(axis=(1, 2, 3))).max() < error
@@ -72,7 +72,9 @@ def test_drawn_bits_are_uniform_and_independent():
     within = np.abs(flat[0].T @ flat[0] / flat.shape[1] - np.eye(16))
     assert within.max() < error
     # for one entry, over steps: 4000 keys
-    one = np.asarray(jax.vmap(lambda k: _random_bits(k, (2, 3)))(jax.random.split(jax.random.key(2), 4000)))
+    one = np.asarray(
+        jax.vmap(lambda k: _random_bits(_two_numbers(k), (2, 3)))(jax.random.split(jax.random.key(2), 4000))
+    )
     np.testing.assert_allclose(one.mean(axis=0) / 2**16, 0.5, atol=5 / np.sqrt(12 * 4000))
     x = jnp.full(200_000, 1 + 0.3 * 2**-7)
     up = float((stochastic_round(jax.random.key(1), x) > 1).mean())

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import _stats
+from experiments import _ends, _stats
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -71,7 +71,8 @@ class Claim:
       slug: name of the file and of the result.
       says: the claim, in one or two sentences.
       setup: data, model, arms and budget.
-      tuning: how hyperparameters were chosen; the same budget for every arm.
+      tuning: how hyperparameters were chosen; the same budget for every arm. Where a grid ends at what was chosen the
+        run says so: it is widened, or the reason stands here.
       arms: name -> ``fn(keys, smoke) -> {metric: (seeds,) or (seeds, points)}``; the same key means the same data and
         initialisation in every arm.
       comparisons: the parts of the claim.
@@ -164,11 +165,12 @@ def judge(claim: Claim, values: Mapping[str, Mapping[str, Any]]) -> tuple[str, l
 def measure(claim: Claim, *, seeds: int, smoke: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Runs every arm and judges."""
     keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
-    values, seconds = {}, {}
+    values, seconds, tuned = {}, {}, {}
     began = time.perf_counter()
     for i, (name, arm) in enumerate(claim.arms.items()):
         start = time.perf_counter()
-        found = jax.device_get(jax.block_until_ready(dict(arm(keys, smoke))))
+        with _ends.recorded() as choices:
+            found = jax.device_get(jax.block_until_ready(dict(arm(keys, smoke))))
         for metric, array in found.items():
             if np.ndim(array) not in (1, 2) or len(array) != seeds:
                 raise ValueError(
@@ -178,6 +180,9 @@ def measure(claim: Claim, *, seeds: int, smoke: bool, say: Callable[[str], None]
         values[name] = {metric: np.asarray(array, np.float64).tolist() for metric, array in found.items()}
         seconds[name] = round(time.perf_counter() - start, 2)
         say(f"[{i + 1}/{len(claim.arms)}] {name}: {seconds[name]:.1f} s")
+        tuned |= {name: choices} if choices else {}
+        for line in _ends.warnings(name, choices):
+            say(line)
     verdict, comparisons = judge(claim, values)
     return {
         "paper": claim.paper,
@@ -191,6 +196,7 @@ def measure(claim: Claim, *, seeds: int, smoke: bool, say: Callable[[str], None]
         "comparisons": comparisons,
         "seeds": seeds,
         "seconds": seconds | {"total": round(time.perf_counter() - began, 2)},
+        "tuned": tuned,
         "values": values,
         "provenance": provenance(claim),
     }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import _ends
 from jaxtrain.core import Aux
 from jaxtrain.gradients import value_and_grad
 from jaxtrain.training import TrainState, create_state, make_step
@@ -120,7 +121,9 @@ def best(
     else:
         scores = jax.jit(jax.vmap(lambda v: jnp.mean(jax.vmap(lambda k: run(k, v))(keys))))(grid)
     # a diverged run is the worst
-    return np.asarray(grid[int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))])
+    value = np.asarray(grid[int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))])
+    _ends.note(value, values)
+    return value
 
 
 def first_below(curve: jax.Array, target: jax.Array) -> jax.Array:

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import _ends
+
 
 def once(measure: Callable[[Any, bool], Mapping[str, Any]]) -> Callable[[Any, bool], Mapping[str, Any]]:
     """Measures all arms of a claim when the first is asked for, and remembers."""
@@ -38,4 +40,7 @@ def best(score: Callable[[Any, float], Any], values: Sequence[float], *, smoke: 
         values = values[:1]
     keys = jax.random.split(jax.random.key(20_000), 1 if smoke else 3)
     scores = [jax.tree.map(lambda x: np.nan_to_num(x.mean(), nan=np.inf), each(score, keys, v)) for v in values]
-    return jax.tree.map(lambda *s: values[int(np.argmin(s))], *scores)
+    chosen = jax.tree.map(lambda *s: values[int(np.argmin(s))], *scores)
+    for value in jax.tree.leaves(chosen):
+        _ends.note(value, values)
+    return chosen

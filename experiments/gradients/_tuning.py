@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _ends
+
 
 def tuned(run, keys, grid, *, seeds=3):
     """What ``run`` gives for the keys at the best setting, and that setting.
@@ -23,6 +25,7 @@ def tuned(run, keys, grid, *, seeds=3):
     means = np.concatenate(parts)[: len(grid) * seeds].reshape(len(grid), seeds).mean(axis=1)
     # a diverged run is the worst
     value = grid[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
+    _ends.note(value, grid)
     _, metrics = run(keys, jnp.tile(value, (count, 1)))
     return metrics, value
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _ends
+
 TUNING_SEEDS = 3
 
 
@@ -23,5 +25,6 @@ def at_its_best(
     means = scores.reshape(len(rates), TUNING_SEEDS).mean(axis=1)
     # a diverged run is the worst
     best = rates[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
+    _ends.note(best, rates)
     chosen = jnp.full(len(keys), best, jnp.float32)
     return {**runs(keys, chosen), "rate": chosen}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import _stats, harness, readme
+from experiments import _ends, _stats, harness, readme, supervised
 
 
 def _claim(arms, *comparisons, seeds=8):
@@ -110,6 +110,28 @@ def test_arms_get_the_same_typed_keys():
     assert seen[0] == seen[1] and len({tuple(k) for k in seen[0]}) == 3
 
 
+def test_a_grid_that_ends_at_what_was_chosen_is_seen():
+    said = []
+
+    def arm(keys, smoke):
+        low = supervised.best(lambda key, value: (value - 3) ** 2, (1.0, 2.0, 3.0))
+        pair = supervised.best(lambda key, v: v[0] ** 2 + (v[1] - 2) ** 2, [(a, b) for a in range(3) for b in range(4)])
+        assert low == 3 and pair.tolist() == [0, 2]
+        return {"score": np.arange(len(keys))}
+
+    claim = _claim({"a": arm}, harness.Comparison("x", "a", None, "score", "higher"))
+    result = harness.measure(claim, seeds=8, smoke=False, say=said.append)
+    assert result["tuned"]["a"] == [
+        {"chosen": [3.0], "low": [1.0], "high": [3.0], "at_end": [True]},
+        # zero is no end: nothing lies beyond it
+        {"chosen": [0.0, 2.0], "low": [0.0, 0.0], "high": [2.0, 3.0], "at_end": [False, False]},
+    ]
+    assert said[1:] == ["a: the grid from 1 to 3 ends at what was chosen, 3"]
+    with _ends.recorded() as choices:
+        _ends.note(1.0, (1.0, 2.0))
+    assert not choices[0]["at_end"][0]  # of two values each is an end
+
+
 CLAIMS = list(harness.discover())
 
 
@@ -129,6 +151,9 @@ def test_committed_results_are_what_the_claim_says_now(slug):
     # stored with nine digits
     assert [c["margin"] for c in comparisons] == pytest.approx([c["margin"] for c in result["comparisons"]], rel=1e-8)
     assert (harness.RESULTS / f"{slug}.png").stat().st_size < 60_000
+    # results of earlier runs do not have what was chosen
+    at_end = [line for arm, choices in result.get("tuned", {}).items() for line in _ends.warnings(arm, choices)]
+    assert not at_end or " end" in claim.tuning, f"widen the grid or say in `tuning` why it ends there: {at_end}"
 
 
 def test_the_page_is_generated_from_the_results():

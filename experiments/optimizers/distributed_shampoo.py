@@ -8,10 +8,11 @@ import optax
 
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
+from experiments.optimizers._arms import matrix_regression, mlp_on_digits
 from jaxtrain.optimizers import distributed_shampoo
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-SIDE, STEPS, BATCH, EPOCHS = 16, 300, 64, 15
+STEPS, EPOCHS = 300, 15
 EVERY = {"shampoo": 1, "shampoo_20": 20}
 
 
@@ -27,39 +28,12 @@ def _optimizer(name, rate, total):
 
 
 def _regression(key, name, rate, smoke):
-    """Final loss on all data of a minibatch run on a matrix regression; Kronecker Hessian of condition 1e4."""
-    left, right, target, inputs, noise, run = jax.random.split(key, 6)
-    spectrum = jnp.logspace(0, -1, SIDE)
-    a = jnp.linalg.qr(jax.random.normal(left, (SIDE, SIDE)))[0] * spectrum
-    b = jnp.linalg.qr(jax.random.normal(right, (SIDE, SIDE)))[0] * spectrum
-    wanted = jax.random.normal(target, (SIDE, SIDE))
-    x = jax.random.normal(inputs, (1024, SIDE)) @ a.T
-    y = x @ wanted @ b + 0.01 * jax.random.normal(noise, (1024, SIDE))
-    steps = 20 if smoke else STEPS
-    tx = _optimizer(name, rate, steps)
-
-    def loss(w, x, y):
-        return jnp.mean(jnp.sum((x @ w @ b - y) ** 2, axis=1))
-
-    def step(carry, key):
-        w, state = carry
-        chosen = jax.random.randint(key, (BATCH,), 0, len(x))
-        updates, state = tx.update(jax.grad(loss)(w, x[chosen], y[chosen]), state, w)
-        return (optax.apply_updates(w, updates), state), None
-
-    start = jnp.zeros((SIDE, SIDE))
-    (w, _), _ = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(run, steps))
-    return loss(w, x, y)
+    return matrix_regression(key, lambda total: _optimizer(name, rate, total), steps=20 if smoke else STEPS)
 
 
 def _mlp(key, name, rate, smoke):
     """Final training loss of an MLP on digits."""
-    data = s.digits(1000, validation=False)
-    epochs = 2 if smoke else EPOCHS
-    tx = _optimizer(name, rate, epochs * (len(data.x) // 50))
-    init = functools.partial(s.mlp, sizes=(64, 32, 32, 10))
-    state, _ = s.train(key, tx, data, init=init, epochs=epochs, batch_size=50)
-    return s.cross_entropy(state.params, data.x, data.y)
+    return mlp_on_digits(key, lambda total: _optimizer(name, rate, total), epochs=2 if smoke else EPOCHS)["loss"]
 
 
 PROBLEMS = {"regression": _regression, "mlp": _mlp}

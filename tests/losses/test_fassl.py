@@ -66,6 +66,19 @@ def test_equal_frequencies_are_the_first_stage(x64):
     np.testing.assert_allclose(rebalanced_weights(jnp.full(5, 0.2), beta=1.7), 1.0, rtol=1e-12)
 
 
+def test_targets_are_constants_of_a_learned_temperature(x64):
+    z1, z2, c = map(jnp.asarray, (Z1, Z2, C))
+    slope = jax.grad(lambda t: frequency_aware_swap_loss(z1, z2, c, temperature=t).sum())(0.3)
+    q1, q2, h = assigned(Z1, t=0.3), assigned(Z2, t=0.3), 1e-6
+
+    def at(t):
+        return -(q2 * np.log(assigned(Z1, t=t))).sum() - (q1 * np.log(assigned(Z2, t=t))).sum()
+
+    np.testing.assert_allclose(slope, (at(0.3 + h) - at(0.3 - h)) / (2 * h), rtol=1e-7)  # central differences
+    of_ema = jax.grad(lambda f: estimate_prototype_frequency(jnp.asarray(q1), f).sum())(jnp.asarray(FREQ))
+    np.testing.assert_array_equal(of_ema, 0.0)
+
+
 def test_targets_of_a_momentum_encoder(x64):
     z1, z2, c = map(jnp.asarray, (Z1, Z2, C))
     np.testing.assert_array_equal(

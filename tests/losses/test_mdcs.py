@@ -84,6 +84,22 @@ def test_nothing_selected_leaves_the_diversity_alone():
     np.testing.assert_allclose(got, sum(both) / 2, rtol=1e-6)  # float32
 
 
+def test_a_class_that_is_masked_out_is_not_there(x64):
+    weak, strong = jnp.asarray(RNG.normal(size=(2, 4, 3, 5)))
+    masked = [z.at[..., 2].set(-jnp.inf) for z in (weak, strong)]
+    labels, fewer = jnp.array([0, 1, 3, 4]), jnp.array([0, 1, 2, 3])
+
+    def total(strong, weak, labels, counts):
+        return mdcs_loss(weak, strong, labels, counts).sum()
+
+    value, pull = jax.value_and_grad(total)(masked[1], masked[0], labels, COUNTS)
+    there = jnp.array([0, 1, 3, 4])
+    wanted, slope = jax.value_and_grad(total)(strong[..., there], weak[..., there], fewer, COUNTS[there])
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)  # float64
+    np.testing.assert_allclose(pull[..., there], slope, rtol=1e-10, atol=1e-14)
+    np.testing.assert_array_equal(pull[..., 2], 0.0)
+
+
 def test_contract_of_diversity():
     check_loss(jax.jit(lambda z, y: diversity_softmax_loss(z, y, COUNTS, lam=2.5)))
 
@@ -101,9 +117,9 @@ def test_contract_of_mdcs():
 
 def test_bad_input():
     z, labels, counts = jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.ones(3)
-    with pytest.raises(ValueError, match=r"class_counts of shape \(2,\) for logits"):
+    with pytest.raises(ValueError, match=r"class_counts of shape \(2,\) for 3 classes"):
         diversity_softmax_loss(z, labels, counts[:2], lam=1.0)
-    with pytest.raises(ValueError, match="every class needs a count above 0, got 0"):
+    with pytest.raises(ValueError, match="class_counts must lie in"):
         diversity_softmax_loss(z, labels, jnp.array([1, 0, 2]), lam=1.0)
     with pytest.raises(ValueError, match="lam must lie in"):
         diversity_softmax_loss(z, labels, counts, lam=np.nan)
@@ -115,5 +131,9 @@ def test_bad_input():
         mdcs_loss(jnp.zeros((2, 2, 3)), jnp.zeros((2, 2, 3)), labels, counts)
     with pytest.raises(ValueError, match="disagree"):
         mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 4)), labels, counts)
+    with pytest.raises(ValueError, match=r"mdcs_loss: class_counts of shape \(2,\)"):
+        mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 3)), labels, counts[:2])
+    with pytest.raises(ValueError, match="lams must lie in"):
+        mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 3)), labels, counts, lams=(1.0, np.nan, 1.0))
     with pytest.raises(ValueError, match="ramp must lie in"):
         mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 3)), labels, counts, ramp=2.0)

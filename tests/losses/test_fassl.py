@@ -77,6 +77,9 @@ def test_targets_are_constants_of_a_learned_temperature(x64):
     np.testing.assert_allclose(slope, (at(0.3 + h) - at(0.3 - h)) / (2 * h), rtol=1e-7)  # central differences
     of_ema = jax.grad(lambda f: estimate_prototype_frequency(jnp.asarray(q1), f).sum())(jnp.asarray(FREQ))
     np.testing.assert_array_equal(of_ema, 0.0)
+    for fn in (frequency_aware_swap_loss, lambda z, _, c, freq: prototype_assignment(z, c, freq=freq)):
+        of_freq = jax.grad(lambda f, fn=fn: fn(z1, z2, c, freq=f).max())(jnp.asarray(FREQ))
+        np.testing.assert_array_equal(of_freq, 0.0)
 
 
 def test_targets_of_a_momentum_encoder(x64):

@@ -97,6 +97,11 @@ def test_fixmatch(x64):
     z = jnp.asarray(z)
     to_probs = jax.grad(lambda p: (fixmatch_loss(z, p, threshold=0.5) + shrinkmatch_uncertain_loss(z, p)).sum())
     np.testing.assert_array_equal(to_probs(jnp.asarray(p)), 0.0)
+    for fn in (
+        lambda p: distribution_alignment(p, p.mean(0)).max(),
+        lambda p: shrink_class_space(p).sub_confidence.sum(),
+    ):
+        np.testing.assert_array_equal(jax.grad(fn)(jnp.asarray(p)), 0.0)
 
 
 def test_classes_that_are_masked_out_count_for_nothing():

@@ -115,6 +115,15 @@ def test_shares_follow_the_data_where_sinkhorn_makes_them_equal():
     np.testing.assert_allclose([weights[labels == k].sum() / 2000 for k in range(4)], 0.25, rtol=0.05)
 
 
+def test_frequencies_along_a_run(x64):
+    q = RNG.dirichlet(np.ones(5), (3, 6))
+    freq = None
+    for batch in q:
+        freq = estimate_prototype_frequency(jnp.asarray(batch), freq, decay=0.9)
+    means = q.mean(1)
+    np.testing.assert_allclose(freq, 0.81 * means[0] + 0.09 * means[1] + 0.1 * means[2], rtol=1e-13)
+
+
 def test_weights_by_hand(x64):
     f = jnp.asarray(FREQ)
     for beta in (0.0, 0.5, 2.0):

@@ -115,9 +115,9 @@ def test_labels_of_one_byte_have_room_for_copies():
 
 
 def test_only_the_chosen_weights_move():
-    params = {"w": jnp.asarray(RNG.normal(size=(8, 5)), jnp.float32), "b": jnp.ones(7)}
+    params = {"w": jnp.asarray(RNG.normal(size=(8, 5)), jnp.float32), "b": jnp.ones(7), "c": jnp.ones(9)}
     mask = incremental_subnet_mask(jax.random.key(0), params, fraction=0.25)
-    assert int(mask["w"].sum()) == 10 and int(mask["b"].sum()) == 2  # 1.75 rounded
+    assert int(mask["w"].sum()) == 10 and int(mask["b"].sum()) == 2 == int(mask["c"].sum())  # 1.75 and 2.25 rounded
     keep = optax.stateless(lambda u, _: jax.tree.map(lambda x, m: jnp.where(m, x, 0), u, mask))
     tx = optax.chain(optax.adamw(0.1, weight_decay=0.1), keep)
     state, now = tx.init(params), params

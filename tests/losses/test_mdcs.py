@@ -77,6 +77,16 @@ def test_selection_by_hand():
     np.testing.assert_array_equal(to_strong[1], 0.0)
 
 
+def test_temperature(x64):
+    weak, strong = RNG.normal(size=(2, 6, 5))
+    p, q = (np.exp(z / 3) / np.exp(z / 3).sum(1, keepdims=True) for z in (weak, strong))
+    loss, selected = consistency_self_distillation(
+        *map(jnp.asarray, (weak, strong)), jnp.asarray(weak.argmax(1)), temperature=3.0
+    )
+    assert selected.all()
+    np.testing.assert_allclose(loss, 9 * (p * np.log(p / q)).sum(1), rtol=1e-12)  # float64
+
+
 def test_nothing_selected_leaves_the_diversity_alone():
     weak = jnp.zeros((2, 1, 3)).at[:, 0, 0].set(9.0)
     got = mdcs_loss(weak, 0 * weak, jnp.array([1, 2]), jnp.full(3, 4), lams=(1.0,))

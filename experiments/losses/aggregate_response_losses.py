@@ -82,10 +82,13 @@ CLAIM = Claim(
     "bags of every size; with private means a bag of some size is better than single responses and than large bags.",
     setup="linear regression in closed form, 50 Gaussian features, 1,000 examples in random bags, true weights of length about 1, "
     "noise of 1; the excess risk on fresh inputs. Private: responses clipped to [-4, 4], Laplace noise, epsilon 2, "
-    "bags of 1, 2, 5, 10, 20. private_ridge stands alongside, with a tuned ridge for every size: no claim of the paper's.",
+    "bags of 1, 2, 5, 10, 20. private_ridge, which is compared, has a tuned ridge for every size; private has none and "
+    "stands alongside.",
     tuning="rho from 0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1 by the mean risk of 20 other seeds, which also choose the size "
     "between 1 and 20; the arms bags_of_* choose from the rhos between 0 and 1 only and are compared to both ends. "
-    "private_ridge: each of 72 pairs with a ridge from 0, 0.01 to 10 in half decades; everywhere else there is none (1e-6)",
+    "private_ridge: each of 72 pairs with a ridge from 0, 0.01 to 10 in half decades; everywhere else there is none (1e-6). "
+    "In a first run the arm private was compared and confirmed: rho shrinks the predictions for bags, and nothing did so for "
+    "single responses, which erred more than predicting 0",
     arms={
         **{f"bags_of_{size}": functools.partial(_interpolated, size=size) for size in (2, 5, 10)},
         "private": functools.partial(_private, epsilon=2.0),
@@ -100,8 +103,8 @@ CLAIM = Claim(
             _positive(f"bags_of_{k}", "log_over_instance_level", f"better than the instance level, bags of {k}")
             for k in (2, 5, 10)
         ),
-        _positive("private", "log_bags_of_one_over_best", "private bags are better than private responses"),
-        _positive("private", "log_largest_over_best", "private bags of 20 are too large"),
+        _positive("private_ridge", "log_bags_of_one_over_best", "private bags are better than private responses"),
+        _positive("private_ridge", "log_largest_over_best", "private bags of 20 are too large"),
     ),
     seeds=40,
     smoke_seeds=2,

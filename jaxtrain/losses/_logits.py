@@ -26,10 +26,11 @@ def check_labels(where: str, logits: Array, labels: Array) -> Array:
     return in_range(where, labels, n)
 
 
-def in_range(where: str, labels: Array, num_classes: int) -> Array:
-    """The labels, raised at or moved as :func:`check_labels` says."""
+def in_range(where: str, labels: Array, num_classes: int, *, names: tuple[str, str] = ("label", "classes")) -> Array:
+    """The labels (or what the names say), raised at or moved as :func:`check_labels` says."""
+    one, many = names
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
+        raise TypeError(f"{where}: {one}s must be integers, got {labels.dtype}")
     if isinstance(labels, jax.core.Tracer):
 
         def wrong():
@@ -37,7 +38,7 @@ def in_range(where: str, labels: Array, num_classes: int) -> Array:
 
         debug_check(
             lambda: ~wrong(),
-            f"{where}: label {{label}} is none of the {num_classes} classes",
+            f"{where}: {one} {{label}} is none of the {num_classes} {many}",
             label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())],
         )
         return jnp.clip(labels, 0, num_classes - 1)
@@ -45,7 +46,7 @@ def in_range(where: str, labels: Array, num_classes: int) -> Array:
         values = np.asarray(labels)  # not jnp: inside jit even constants would turn into tracers
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= num_classes:
-            raise ValueError(f"{where}: label {low if low < 0 else high} is none of the {num_classes} classes")
+            raise ValueError(f"{where}: {one} {low if low < 0 else high} is none of the {num_classes} {many}")
     return labels
 
 
@@ -65,6 +66,27 @@ def check_same_logits(where: str, name: str, logits: Array, other: Array) -> Non
 def widened(x: Array) -> Array:
     """In float32 at least."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def unit_rows(x: Array) -> Array:
+    """Rows of length 1, in float32 at least; a row of zeros stays one, without a gradient.
+
+    >>> [[round(x, 4) for x in row] for row in unit_rows(jnp.array([[3e30, 4e30], [0.0, 0.0]])).tolist()]
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
+    x = widened(x)
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
+    zero = size < jnp.finfo(x.dtype).tiny
+    x = x / jnp.where(zero, 1.0, size)  # before squaring: no overflow, and no length lost below the smallest square
+    return x * jnp.where(zero, 0.0, jax.lax.rsqrt(jnp.where(zero, 1.0, jnp.sum(x**2, axis=-1, keepdims=True))))
+
+
+def cosines(x: Array, y: Array) -> Array:
+    """Of every row of x, ``(..., d)``, with every row of y, ``(n, d)``; 0 for rows of zeros.
+
+    In float32 even on accelerators that would round the product: the angle is what counts.
+    """
+    return jnp.matmul(unit_rows(x), unit_rows(y).T, precision="highest")
 
 
 def surprise(logits: Array, labels: Array) -> Array:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import check_labels, surprise, widened
+from jaxtrain.losses._logits import in_range, surprise, widened
 
 
 def gaussian_class_stats(
@@ -25,6 +25,7 @@ def gaussian_class_stats(
 
     Raises:
       ValueError: shapes that disagree, or a label out of range.
+      TypeError: labels that are no integers.
 
     Source: Yao, Chang (2024), arXiv 2409.13275.
 
@@ -39,8 +40,8 @@ def gaussian_class_stats(
             f"got {features.shape} and {labels.shape}"
         )
     x = widened(features)
+    labels = in_range("gaussian_class_stats", labels, k)
     own = jax.nn.one_hot(labels, k, dtype=x.dtype)
-    labels = check_labels("gaussian_class_stats", own, labels)
     counts = own.sum(axis=0)
     per_class = jnp.maximum(counts, 1)
     # kept for long: not rounded to less than single precision on accelerators

@@ -8,20 +8,17 @@ from jaxtyping import Array, Float, Int
 from jaxtrain.core import Key, Number, check_finite_number
 from jaxtrain.core.checks import check_key
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import widened
+from jaxtrain.losses._logits import in_range, widened
 
 
-def _check_bags(where: str, predictions: Array, bag_means: Array, bag_ids: Array) -> None:
-    if predictions.ndim != 1 or bag_ids.shape != predictions.shape:
-        got = f"got {predictions.shape} and {bag_ids.shape}"
-        raise ValueError(f"{where}: predictions and bag_ids need one number for each example, {got}")
+def _checked_ids(where: str, values: Array, bag_means: Array, bag_ids: Array, name: str = "predictions") -> Array:
+    """The bags of the values, moved into range where they are traced."""
+    if values.ndim != 1 or bag_ids.shape != values.shape:
+        got = f"got {values.shape} and {bag_ids.shape}"
+        raise ValueError(f"{where}: {name} and bag_ids need one number for each example, {got}")
     if bag_means.ndim != 1:
         raise ValueError(f"{where}: bag_means need one number for each bag, got {bag_means.shape}")
-    if not isinstance(bag_ids, jax.core.Tracer) and bag_ids.size:
-        values = np.asarray(bag_ids)
-        if values.min() < 0 or values.max() >= len(bag_means):
-            wrong = values.min() if values.min() < 0 else values.max()
-            raise ValueError(f"{where}: bag {wrong} is none of the {len(bag_means)} bags")
+    return in_range(where, bag_ids, len(bag_means), names=("bag", "bags"))
 
 
 def _bag_mean(x: Array, bag_ids: Array, num_bags: int) -> Array:
@@ -45,7 +42,7 @@ def bag_level_loss(
       ``(m,)``, one loss for each *bag*, 0 for one without examples, in the dtype of the predictions. Their mean is the loss.
 
     Raises:
-      ValueError: shapes that disagree, or a bag out of range.
+      ValueError, TypeError: shapes that disagree, a bag out of range, or bags that are no integers.
 
     Source: Javanmard, Chen, Mirrokni, Badanidiyuru, Fu (2024), arXiv 2401.11081.
 
@@ -71,14 +68,14 @@ def instance_level_loss(
       ``(n,)``, one loss for each example, in the dtype of the predictions.
 
     Raises:
-      ValueError: shapes that disagree, or a bag out of range.
+      ValueError, TypeError: shapes that disagree, a bag out of range, or bags that are no integers.
 
     Source: Javanmard, Chen, Mirrokni, Badanidiyuru, Fu (2024), arXiv 2401.11081.
 
     >>> instance_level_loss(jnp.array([1.0, 3.0, 5.0]), jnp.array([2.0, 4.0]), jnp.array([0, 0, 1])).tolist()
     [1.0, 1.0, 1.0]
     """
-    _check_bags("instance_level_loss", predictions, bag_means, bag_ids)
+    bag_ids = _checked_ids("instance_level_loss", predictions, bag_means, bag_ids)
     return ((widened(predictions) - widened(bag_means)[bag_ids]) ** 2).astype(predictions.dtype)
 
 
@@ -106,14 +103,14 @@ def interpolated_bag_loss(
       ``(m,)``, one loss for each *bag*, in the dtype of the predictions. A bag without examples has the loss 0.
 
     Raises:
-      ValueError: shapes that disagree, a bag or rho out of range.
+      ValueError, TypeError: shapes that disagree, a bag or rho out of range, or bags that are no integers.
 
     Source: Javanmard, Chen, Mirrokni, Badanidiyuru, Fu (2024), arXiv 2401.11081.
 
     >>> interpolated_bag_loss(jnp.array([1.0, 3.0, 5.0]), jnp.array([2.0, 4.0]), jnp.array([0, 0, 1]), rho=0.5).tolist()
     [0.5, 1.0]
     """
-    _check_bags("interpolated_bag_loss", predictions, bag_means, bag_ids)
+    bag_ids = _checked_ids("interpolated_bag_loss", predictions, bag_means, bag_ids)
     check_finite_number("rho", rho, low=0.0)
     f, m = widened(predictions), len(bag_means)
     mean = _bag_mean(f, bag_ids, m)
@@ -148,7 +145,7 @@ def interpolated_bag_ridge(
       ``(d,)``; not finite where the matrix is singular, as at :math:`\rho = \lambda = 0` with fewer bags than ``d``.
 
     Raises:
-      ValueError: shapes that disagree, a bag or a number out of range.
+      ValueError, TypeError: shapes that disagree, a bag or a number out of range, or bags that are no integers.
 
     Source: Javanmard, Chen, Mirrokni, Badanidiyuru, Fu (2024), arXiv 2401.11081.
 
@@ -158,7 +155,7 @@ def interpolated_bag_ridge(
     """
     if x.ndim != 2:
         raise ValueError(f"interpolated_bag_ridge: x needs shape (examples, features), got {x.shape}")
-    _check_bags("interpolated_bag_ridge", x[:, 0], bag_means, bag_ids)
+    bag_ids = _checked_ids("interpolated_bag_ridge", x[:, 0], bag_means, bag_ids, "the rows of x")
     check_finite_number("rho", rho, low=0.0)
     check_finite_number("ridge", ridge, low=0.0)
     rows, y = widened(x), widened(bag_means)[bag_ids]
@@ -211,7 +208,7 @@ def private_bag_means(
     """
     check_key(key, where="private_bag_means")
     num_bags = static_int("num_bags", num_bags, low=1)
-    _check_bags("private_bag_means", y, jnp.zeros(num_bags), bag_ids)
+    bag_ids = _checked_ids("private_bag_means", y, jnp.zeros(num_bags), bag_ids, "y")
     check_finite_number("epsilon", epsilon, low=float(np.finfo(np.float32).tiny))
     check_finite_number("clip", clip, low=0.0)
     wide = jnp.clip(widened(y), -clip, clip)

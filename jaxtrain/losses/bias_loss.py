@@ -57,7 +57,8 @@ def bias_loss(
 
     Weights lie between :math:`1 - \beta` and :math:`e^\alpha - \beta`, 0.7 and 1.05 at the defaults: an example whose
     features tell little gets less say. They are constants to the gradient. Where all variances are equal
-    :math:`s = 0`. The losses of a batch depend on each other.
+    :math:`s = 0`, and for an example whose variance is not finite, which has no influence on the others' either. The
+    losses of a batch depend on each other.
 
     Args:
       logits: ``(batch, n)``, n ≥ 2.
@@ -97,12 +98,16 @@ def bias_loss(
         raise ValueError(f"bias_loss: where of shape {valid.shape} for a batch of {labels.shape[0]}")
     v = feature_variance(jax.lax.stop_gradient(features))
     before = jnp.asarray(jnp.inf, v.dtype) if state is None else jax.lax.stop_gradient(state.lowest).astype(v.dtype)
-    batch_lowest = jnp.min(v, where=valid, initial=jnp.inf)
+    # one overflow must not be remembered for ever
+    known = valid & jnp.isfinite(v)
+    batch_lowest = jnp.min(v, where=known, initial=jnp.inf)
     lowest = jnp.minimum(before, batch_lowest)
     start = lowest if norm == "global" else batch_lowest
-    span = jnp.max(v, where=valid, initial=-jnp.inf) - start
+    span = jnp.max(v, where=known, initial=-jnp.inf) - start
     # a span that is no positive number: all equal, or all padding
     flat = ~(span > 0)
-    s = jnp.where(flat | ~valid, 0.0, (v - start) / jnp.where(flat, 1.0, span))
-    losses = jnp.where(valid, (jnp.exp(alpha * s) - beta) * surprise(logits, labels), 0.0)
+    s = jnp.where(flat | ~known, 0.0, (v - start) / jnp.where(flat, 1.0, span))
+    # what padding holds may be anything, NaN too, which would reach the gradient
+    entropy = surprise(jnp.where(valid[:, None], logits, 0), labels)
+    losses = jnp.where(valid, (jnp.exp(alpha * s) - beta) * entropy, 0.0)
     return losses.astype(logits.dtype), BiasLossState(lowest)

@@ -75,13 +75,13 @@ def saddle_score(spectrum: SpectralDensity) -> Float[Array, ""]:
     r"""How far from a minimum: :math:`\max(-\lambda_{\min}, 0) / \lambda_{\max}`.
 
     0 at a minimum, towards 1 where the steepest way down is as curved as the steepest way up, infinite where there is
-    no way up. It does not change with the scale of the loss. A spectrum of zeros has the score 0.
+    no way up. It does not change with the scale of the loss. A spectrum of zeros has the score 0, one with NaN NaN.
 
     Args:
       spectrum: of :func:`class_hessian_spectrum`.
 
     Returns:
-      A number ≥ 0.
+      A number ≥ 0, or NaN.
 
     Source: Rangwani, Aithal, Mishra, Babu (2022), arXiv 2212.13827, which reports the ratio itself.
 
@@ -91,4 +91,5 @@ def saddle_score(spectrum: SpectralDensity) -> Float[Array, ""]:
     low, high = jnp.min(spectrum.nodes), jnp.max(spectrum.nodes)
     down = jnp.maximum(-low, 0)
     ratio = down / jnp.maximum(high, np.finfo(np.float32).tiny)
-    return jnp.where(down > 0, jnp.where(high > 0, ratio, jnp.inf), 0.0)
+    # so asked that NaN stays NaN: a spectrum that could not be computed is no minimum
+    return jnp.where(down == 0, 0.0, jnp.where(high <= 0, jnp.inf, ratio))

@@ -93,8 +93,8 @@ def estimate_prototype_frequency(
         raise ValueError(
             f"estimate_prototype_frequency: assignments {assignments.shape} and ema {before}; give (batch, k) and (k,)"
         )
-    now = jax.lax.stop_gradient(jnp.mean(widened(assignments), axis=0))
-    return now if ema is None else decay * widened(ema) + (1 - decay) * now
+    now = jnp.mean(widened(assignments), axis=0)
+    return jax.lax.stop_gradient(now if ema is None else decay * widened(ema) + (1 - decay) * now)
 
 
 def frequency_aware_swap_loss(
@@ -139,8 +139,8 @@ def frequency_aware_swap_loss(
     if any(z.shape != z1.shape for z in (z2, *teacher)):
         raise ValueError(f"{where}: embeddings {[z.shape for z in (z1, z2, *teacher)]} disagree")
     students = [jax.nn.log_softmax(_scores(where, z, prototypes, freq, temperature)) for z in (z1, z2)]
-    constants = jax.lax.stop_gradient((*teacher, prototypes))
-    targets = [jax.nn.softmax(_scores(where, z, constants[2], freq, temperature)) for z in constants[:2]]
+    # stopped as a whole: a temperature that is learned must not move the targets either
+    targets = [jax.lax.stop_gradient(jax.nn.softmax(_scores(where, z, prototypes, freq, temperature))) for z in teacher]
     loss = -sum(jnp.sum(q * log_p, axis=-1) for q, log_p in zip(targets[::-1], students, strict=True))
     return loss.astype(z1.dtype)
 

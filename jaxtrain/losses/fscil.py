@@ -11,9 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Key, Number, Params, check_finite_number, check_key
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses.supcon import unit_rows
-
-_TINY = float(np.finfo(np.float32).tiny)
+from jaxtrain.losses._logits import cosines, in_range
+from jaxtrain.losses.wcdas import cosine_softmax_logits
 
 
 def simplex_etf_prototypes(key: Key, num: int, dim: int) -> Float[Array, "num dim"]:
@@ -77,8 +76,7 @@ def assign_prototypes(class_means: Float[Array, "..."], prototypes: Float[Array,
         )
     if len(class_means) > len(prototypes):
         raise ValueError(f"assign_prototypes: {len(class_means)} classes for {len(prototypes)} prototypes")
-    cosines = jnp.matmul(unit_rows(class_means), unit_rows(prototypes).T, precision="highest")
-    rows, columns = optax.assignment.hungarian_algorithm(-cosines)
+    rows, columns = optax.assignment.hungarian_algorithm(-cosines(class_means, prototypes))
     return jnp.zeros(len(class_means), columns.dtype).at[rows].set(columns)
 
 
@@ -97,10 +95,11 @@ def pseudo_class_expand(
       num_classes: how many there are without copies.
 
     Returns:
-      ``(x, labels)`` of ``(1 + len(transforms)) * batch`` examples, the originals first.
+      ``(x, labels)`` of ``(1 + len(transforms)) * batch`` examples, the originals first; labels in int32 at least.
 
     Raises:
-      ValueError: labels that do not fit, or a transform that changes the shape.
+      ValueError: labels that do not fit or are out of range, or a transform that changes the shape.
+      TypeError: labels that are no integers.
 
     Source: Roy, Park, Fahrezi, Etemad (2024), arXiv 2403.14392.
 
@@ -111,6 +110,9 @@ def pseudo_class_expand(
     num_classes = static_int("num_classes", num_classes, low=1)
     if labels.shape != x.shape[:1]:
         raise ValueError(f"pseudo_class_expand: labels of shape {labels.shape} for inputs {x.shape}")
+    labels = in_range("pseudo_class_expand", labels, num_classes)
+    # a byte has no room for the classes of copies
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
     copies = [x, *(transform(x) for transform in transforms)]
     for number, copy in enumerate(copies):
         if copy.shape != x.shape:
@@ -121,7 +123,8 @@ def pseudo_class_expand(
 def incremental_subnet_mask(key: Key, params: Params, *, fraction: Number) -> Any:
     """A fixed random part of the weights, the only ones that may move when a new class comes.
 
-    Put it last in the chain, after momentum and decay: ``optax.stateless(lambda u, _: jax.tree.map(jnp.multiply, u, mask))``.
+    Put it last in the chain, after momentum and decay, by selection and not as a factor, which would let NaN through:
+    ``optax.stateless(lambda u, _: jax.tree.map(lambda x, m: jnp.where(m, x, 0), u, mask))``.
 
     Args:
       key: decides which.
@@ -156,6 +159,8 @@ def cosine_ncm_logits(
 ) -> Float[Array, "*batch k"]:
     r"""Logits of the nearest class mean by angle: :math:`s \cos(z, c_k)`. A new class is a new row.
 
+    It is :func:`cosine_softmax_logits` with a fixed scale.
+
     Args:
       embeddings: ``(..., d)``, of any length; zeros have the cosine 0 with everything.
       prototypes: ``(k, d)`` class means or assigned prototypes.
@@ -174,6 +179,4 @@ def cosine_ncm_logits(
     """
     if prototypes.ndim != 2 or embeddings.ndim < 1 or embeddings.shape[-1] != prototypes.shape[-1]:
         raise ValueError(f"cosine_ncm_logits: embeddings {embeddings.shape} and prototypes {prototypes.shape} disagree")
-    check_finite_number("scale", scale, low=_TINY)
-    cosines = jnp.matmul(unit_rows(embeddings), unit_rows(prototypes).T, precision="highest")
-    return (scale * cosines).astype(embeddings.dtype)
+    return cosine_softmax_logits(embeddings, prototypes, scale=scale)

@@ -17,6 +17,12 @@ def _log_counts(where: str, class_counts: Array | np.ndarray, z: Array) -> Array
     return jnp.log(jnp.asarray(class_counts, z.dtype))
 
 
+def adjusted_logits(where: str, logits: Array, class_counts: Array | np.ndarray, tau: Array | Number) -> Array:
+    """z + tau log n, in float32 at least; a tau for each row may stand in an array."""
+    z = widened(logits)
+    return z + (tau * _log_counts(where, class_counts, z)).astype(z.dtype)
+
+
 def logit_adjusted_loss(
     logits: Float[Array, "*batch n"], labels: Int[Array, "..."], class_counts: Array | np.ndarray, *, tau: Number = 1.0
 ) -> Float[Array, "*batch"]:
@@ -48,9 +54,7 @@ def logit_adjusted_loss(
     """
     labels = check_labels("logit_adjusted_loss", logits, labels)
     check_finite_number("tau", tau)
-    z = widened(logits)
-    log_counts = _log_counts("logit_adjusted_loss", class_counts, z)
-    return surprise(z + (tau * log_counts).astype(z.dtype), labels).astype(logits.dtype)
+    return surprise(adjusted_logits("logit_adjusted_loss", logits, class_counts, tau), labels).astype(logits.dtype)
 
 
 def vs_loss(
@@ -161,7 +165,7 @@ def deferred_reweight(
       ``(n,)`` in float32 at least.
 
     Raises:
-      ValueError: counts or beta out of range.
+      ValueError: counts that are no vector, or counts or beta out of range.
 
     Sources: Cui, Jia, Lin, Song, Belongie (2019), arXiv 1901.05555; Cao, Wei, Gaidon, Arechiga, Ma (2019), arXiv 1906.07413.
 
@@ -169,6 +173,8 @@ def deferred_reweight(
     >>> [[round(float(w), 4) for w in row] for row in rows]  # 1 / (1 - 1/4) against 1 / (1 - 1/2)
     [[1.0, 1.0], [0.8, 1.2]]
     """
+    if np.ndim(class_counts) != 1:
+        raise ValueError(f"deferred_reweight: class_counts need shape (n,), got {np.shape(class_counts)}")
     check_finite_number("class_counts", class_counts, low=float(np.finfo(np.float32).tiny))
     check_finite_number("beta", beta, low=0.0, high=1 - 1e-7)
     counts = jnp.asarray(class_counts, jnp.result_type(float))

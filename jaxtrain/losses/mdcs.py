@@ -8,19 +8,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxtrain.core import Number, check_finite_number
-from jaxtrain.losses._logits import check_labels, check_same_logits, surprise, tempered_kl, widened
+from jaxtrain.losses._logits import check_labels, check_same_logits, surprise, tempered_kl
+from jaxtrain.losses.long_tail import adjusted_logits, logit_adjusted_loss
 
 _TINY = float(np.finfo(np.float32).tiny)
-
-
-def _adjusted(where: str, logits: Array, class_counts: Array, lam: Array | Number) -> Array:
-    """z + lam log n, in float32 at least."""
-    if class_counts.shape != logits.shape[-1:]:
-        raise ValueError(f"{where}: class_counts of shape {class_counts.shape} for logits {logits.shape}")
-    if not isinstance(class_counts, jax.core.Tracer) and np.any(np.asarray(class_counts) <= 0):
-        raise ValueError(f"{where}: every class needs a count above 0, got {np.asarray(class_counts).min()}")
-    z = widened(logits)
-    return z + lam * jnp.log(class_counts.astype(z.dtype))
 
 
 def diversity_softmax_loss(
@@ -30,8 +21,8 @@ def diversity_softmax_loss(
 
     .. math:: -\log \frac{n_y^\lambda e^{z_y}}{\sum_c n_c^\lambda e^{z_c}}
 
-    With :math:`\lambda = 1` it is the balanced softmax and the raw logits :math:`z` are fit for equally common classes;
-    with 0 the cross-entropy; above 1 they favour rare classes, below 0 common ones. Counts and frequencies give the same.
+    It is :func:`logit_adjusted_loss` with :math:`\tau = \lambda`. At 1 it is the balanced softmax and the raw logits :math:`z` are fit for equally common classes;
+    at 0 the cross-entropy; above 1 they favour rare classes, below 0 common ones. Counts and frequencies give the same.
 
     Args:
       logits: ``(..., n)``, the class axis last, n ≥ 2.
@@ -53,8 +44,7 @@ def diversity_softmax_loss(
     """
     labels = check_labels("diversity_softmax_loss", logits, labels)
     check_finite_number("lam", lam)
-    z = _adjusted("diversity_softmax_loss", logits, class_counts, lam)
-    return surprise(z, labels).astype(logits.dtype)
+    return logit_adjusted_loss(logits, labels, class_counts, tau=lam)
 
 
 def consistency_self_distillation(
@@ -148,11 +138,12 @@ def mdcs_loss(
         )
     check_same_logits("mdcs_loss", "expert_logits_strong", expert_logits_weak, expert_logits_strong)
     labels = check_labels("mdcs_loss", expert_logits_weak[:, 0], labels)
+    check_finite_number("lams", lams)
     check_finite_number("distill_weight", distill_weight, low=0.0)
     check_finite_number("ramp", ramp, low=0.0, high=1.0)
     each = jnp.broadcast_to(labels[:, None], expert_logits_weak.shape[:2])
-    shift = lams[:, None].astype(jnp.promote_types(expert_logits_weak.dtype, jnp.float32))
-    weak, strong = (_adjusted("mdcs_loss", z, class_counts, shift) for z in (expert_logits_weak, expert_logits_strong))
+    views = expert_logits_weak, expert_logits_strong
+    weak, strong = (adjusted_logits("mdcs_loss", z, class_counts, lams[:, None]) for z in views)
     diversity = (surprise(weak, each) + surprise(strong, each)) / 2
     consistency, selected = consistency_self_distillation(weak, strong, each)
     share = jnp.maximum(jnp.sum(selected, axis=0), 1) / len(selected)

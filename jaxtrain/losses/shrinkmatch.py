@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float
 
 from jaxtrain.core import Number, Scalar, check_finite_number
@@ -112,7 +111,9 @@ def fixmatch_loss(
     _check_same("fixmatch_loss", strong_logits, weak_probs)
     _check_threshold(threshold)
     p = jax.lax.stop_gradient(widened(weak_probs))
-    entropy = optax.losses.softmax_cross_entropy(widened(strong_logits), p)
+    # a class without mass counts for nothing, also where its logit is -inf
+    log_q = jax.nn.log_softmax(widened(strong_logits))
+    entropy = -jnp.sum(p * jnp.where(p > 0, log_q, 0.0), axis=-1)
     return jnp.where(p.max(axis=-1) >= threshold, entropy, 0.0).astype(strong_logits.dtype)
 
 
@@ -152,7 +153,9 @@ def shrinkmatch_uncertain_loss(
     # log(1 + sum of the others') and no difference of large numbers; the top class itself is the 1
     margins = z - jnp.take_along_axis(z, top, axis=-1)
     others = space.mask & (jnp.arange(z.shape[-1]) != top)
-    entropy = jax.nn.softplus(jax.nn.logsumexp(jnp.where(others, margins, -jnp.inf), axis=-1))
+    # far below and not -inf, at which logsumexp has no slope where all are: removed here or masked out by the logits
+    margins = jnp.where(others & ~jnp.isneginf(z), margins, jnp.finfo(z.dtype).min)
+    entropy = jax.nn.softplus(jax.nn.logsumexp(margins, axis=-1))
     best = p.max(axis=-1)
     counts = (best < threshold) & space.reached & (z.shape[-1] > 2)
     return jnp.where(counts, best * entropy, 0.0).astype(strong_logits.dtype)

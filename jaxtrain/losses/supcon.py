@@ -6,16 +6,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
-from jaxtrain.losses._logits import widened
+from jaxtrain.losses._logits import unit_rows
 
 _TINY = float(np.finfo(np.float32).tiny)
-
-
-def unit_rows(x: Array) -> Array:
-    """In float32 at least and of length 1; zeros stay zeros, and their gradient too."""
-    x = widened(x)
-    squares = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.where(squares > _TINY, squares, jnp.inf))
 
 
 def supcon_loss(
@@ -59,9 +52,10 @@ def supcon_loss(
     if where is not None and where.shape != labels.shape:
         raise ValueError(f"supcon_loss: where of shape {where.shape} for labels {labels.shape}")
     check_finite_number("temperature", temperature, low=_TINY)
-    z = unit_rows(embeddings)
-    scores = jnp.matmul(z, z.T, precision="highest") / temperature
     there = jnp.ones(len(labels), bool) if where is None else where
+    # what padding holds may be anything, NaN too, which no mask of the scores would keep out of the gradient
+    z = unit_rows(jnp.where(there[:, None], embeddings, 0))
+    scores = jnp.matmul(z, z.T, precision="highest") / temperature
     others = there[:, None] & there & ~jnp.eye(len(labels), dtype=bool)
     positive = others & (labels[:, None] == labels)
     count = positive.sum(axis=1)

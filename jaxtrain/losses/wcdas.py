@@ -6,25 +6,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
-from jaxtrain.losses._logits import check_labels, surprise, widened
-
-
-def _unit(x: Array) -> Array:
-    """Rows of length 1; a row of zeros stays one, with a finite gradient."""
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    zero = size == 0
-    x = x / jnp.where(zero, 1.0, size)  # before squaring: no overflow
-    return x * jax.lax.rsqrt(jnp.where(zero, 1.0, jnp.sum(x**2, axis=-1, keepdims=True)))
+from jaxtrain.losses._logits import check_labels, cosines, surprise, widened
 
 
 def _cosines(where: str, features: Array, class_weights: Array) -> Array:
+    if features.ndim < 1:
+        raise ValueError(f"{where}: features need shape (..., d), got a scalar")
     if class_weights.ndim != 2 or class_weights.shape[-1] != features.shape[-1]:
         raise ValueError(
             f"{where}: class_weights need shape (classes, {features.shape[-1]}), one row for each class, "
             f"got {class_weights.shape}"
         )
-    # in float32 even on accelerators that would round the product: the angle is what counts
-    return jnp.matmul(_unit(widened(features)), _unit(widened(class_weights)).T, precision="highest")
+    return cosines(features, class_weights)
 
 
 def _scale(scale_raw: Array | Number, scale: Number | None) -> Array:

@@ -1,5 +1,7 @@
 """Distribution-based classifier losses against sampling, a case by hand and explicit margins."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
+from jaxtrain.core import checked
 from jaxtrain.losses import amarx_loss, distribution_classifier_loss, gaussian_class_stats, variance_enlarge
 from jaxtrain.testing import check_loss
 
@@ -103,6 +106,17 @@ def test_class_stats_are_those_of_numpy(x64):
         np.testing.assert_allclose(covs[k], np.cov(x[y == k].T, bias=True), rtol=1e-11, atol=1e-13)
     np.testing.assert_array_equal(counts, np.bincount(y, minlength=4))
     assert not np.any(means[3]) and not np.any(covs[3])
+
+
+def test_traced_labels_go_to_the_nearest_class_or_are_named():
+    x = jnp.asarray(RNG.standard_normal((4, D)))
+    stats = functools.partial(gaussian_class_stats, num_classes=3)
+    # all three results of one and the same class
+    for got, want in zip(jax.jit(stats)(x, jnp.array([0, 1, 9, -1])), stats(x, jnp.array([0, 1, 2, 0])), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)  # float32
+    np.testing.assert_array_equal(checked(stats)(x, jnp.array([0, 1, 2, 0]))[2], [2, 1, 1])
+    with pytest.raises(Exception, match="label 9 is none of the 3 classes"):
+        checked(stats)(x, jnp.array([0, 1, 9, 0]))
 
 
 def test_gradient(x64):

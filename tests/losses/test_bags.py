@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 from sklearn.linear_model import LinearRegression
 
+from jaxtrain.core import checked
 from jaxtrain.losses import (
     bag_level_loss,
     instance_level_loss,
@@ -114,6 +115,15 @@ def test_empty_bags_cost_nothing():
     assert np.all(np.isfinite(jax.grad(lambda f: interpolated_bag_loss(f, *args[1:]).sum())(args[0])))
 
 
+def test_traced_bags_go_to_the_nearest_one():
+    f, means, wrong, right = jnp.array([1.0, 3.0, 4.0]), jnp.array([5.0, 2.0]), [0, 9, -1], [0, 1, 0]
+    for loss in (bag_level_loss, instance_level_loss):
+        got = jax.jit(loss)(f, means, jnp.array(wrong))
+        np.testing.assert_allclose(got, loss(f, means, jnp.array(right)), rtol=1e-6)  # float32
+    with pytest.raises(Exception, match="bag 9 is none of the 2 bags"):
+        checked(bag_level_loss)(f, means, jnp.array(wrong))
+
+
 def test_bad_input():
     f, means, ids = jnp.asarray(F), jnp.asarray(MEANS), jnp.asarray(IDS)
     with pytest.raises(ValueError, match=r"one number for each example, got \(60,\) and \(59,\)"):
@@ -124,6 +134,10 @@ def test_bad_input():
         instance_level_loss(f, means[:, None], ids)
     with pytest.raises(ValueError, match="rho must lie in"):
         interpolated_bag_loss(f, means, ids, rho=-0.1)
+    with pytest.raises(ValueError, match="the rows of x and bag_ids need one number for each example"):
+        interpolated_bag_ridge(jnp.asarray(X), means, ids[1:])
+    with pytest.raises(ValueError, match="y and bag_ids need one number for each example"):
+        private_bag_means(jax.random.key(0), f, ids[1:], num_bags=13, epsilon=1.0, clip=1.0)
     with pytest.raises(ValueError, match="x needs shape"):
         interpolated_bag_ridge(f, means, ids)
     with pytest.raises(ValueError, match="epsilon must lie in"):

@@ -82,6 +82,23 @@ def test_padding_has_no_influence(x64):
     assert np.isinf(after.lowest)
 
 
+def test_what_padding_and_overflow_hold_reaches_nobody():
+    z, y, f = (jnp.asarray(x[1], jnp.float32) for x in (LOGITS, LABELS, FEATURES))
+    y, valid = y.astype(int), jnp.arange(6) < 4
+    spoiled, noise = z.at[4:].set(jnp.array([[jnp.nan], [jnp.inf]])), f.at[4:].set(jnp.nan)
+    value, pull = jax.value_and_grad(lambda z: bias_loss(z, y, noise, where=valid)[0].sum())(spoiled)
+    wanted, slope = jax.value_and_grad(lambda z: bias_loss(z, y[:4], f[:4])[0].sum())(z[:4])
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)  # float32
+    np.testing.assert_allclose(pull, jnp.concatenate([slope, jnp.zeros((2, 4))]), rtol=1e-5, atol=1e-7)
+    # squares of 1e30 overflow: s = 0 for that example, and neither the others nor the next batches notice
+    for bad in (1e30, jnp.nan):
+        losses, state = bias_loss(z, y, f.at[0, 0, 0, 0].set(bad))
+        alone, want = bias_loss(z[1:], y[1:], f[1:])
+        np.testing.assert_allclose(losses[1:], alone, rtol=1e-6)
+        np.testing.assert_allclose(losses[0], 0.7 * CROSS_ENTROPY(z, y)[0], rtol=1e-6)
+        assert state.lowest == want.lowest
+
+
 def test_contract():
     def fn(z, y):
         return bias_loss(z, y, jnp.asarray(FEATURES[0], jnp.float32))[0]

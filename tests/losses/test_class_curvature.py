@@ -56,7 +56,14 @@ def test_few_steps_stay_inside_and_no_examples_give_zeros(x64):
 
 @pytest.mark.parametrize(
     ("nodes", "score"),
-    [([-1.0, 0.5, 4.0], 0.25), ([0.5, 4.0], 0.0), ([0.0, 4.0], 0.0), ([-4.0, -1.0], np.inf), ([-2.0, 0.0], np.inf)],
+    [
+        ([-1.0, 0.5, 4.0], 0.25),
+        ([0.5, 4.0], 0.0),
+        ([0.0, 4.0], 0.0),
+        ([-4.0, -1.0], np.inf),
+        ([-2.0, 0.0], np.inf),
+        ([np.nan, 1.0], np.nan),
+    ],
 )
 @pytest.mark.parametrize("scale", [1.0, 1e-30])
 def test_score_does_not_change_with_scale(nodes, score, scale):

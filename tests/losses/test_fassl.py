@@ -66,6 +66,22 @@ def test_equal_frequencies_are_the_first_stage(x64):
     np.testing.assert_allclose(rebalanced_weights(jnp.full(5, 0.2), beta=1.7), 1.0, rtol=1e-12)
 
 
+def test_targets_are_constants_of_a_learned_temperature(x64):
+    z1, z2, c = map(jnp.asarray, (Z1, Z2, C))
+    slope = jax.grad(lambda t: frequency_aware_swap_loss(z1, z2, c, temperature=t).sum())(0.3)
+    q1, q2, h = assigned(Z1, t=0.3), assigned(Z2, t=0.3), 1e-6
+
+    def at(t):
+        return -(q2 * np.log(assigned(Z1, t=t))).sum() - (q1 * np.log(assigned(Z2, t=t))).sum()
+
+    np.testing.assert_allclose(slope, (at(0.3 + h) - at(0.3 - h)) / (2 * h), rtol=1e-7)  # central differences
+    of_ema = jax.grad(lambda f: estimate_prototype_frequency(jnp.asarray(q1), f).sum())(jnp.asarray(FREQ))
+    np.testing.assert_array_equal(of_ema, 0.0)
+    for fn in (frequency_aware_swap_loss, lambda z, _, c, freq: prototype_assignment(z, c, freq=freq)):
+        of_freq = jax.grad(lambda f, fn=fn: fn(z1, z2, c, freq=f).max())(jnp.asarray(FREQ))
+        np.testing.assert_array_equal(of_freq, 0.0)
+
+
 def test_targets_of_a_momentum_encoder(x64):
     z1, z2, c = map(jnp.asarray, (Z1, Z2, C))
     np.testing.assert_array_equal(
@@ -97,6 +113,15 @@ def test_shares_follow_the_data_where_sinkhorn_makes_them_equal():
     weights = np.asarray(q @ rebalanced_weights(q.mean(0), beta=1.0))
     np.testing.assert_allclose(weights.mean(), 1.0, rtol=1e-5)  # float32
     np.testing.assert_allclose([weights[labels == k].sum() / 2000 for k in range(4)], 0.25, rtol=0.05)
+
+
+def test_frequencies_along_a_run(x64):
+    q = RNG.dirichlet(np.ones(5), (3, 6))
+    freq = None
+    for batch in q:
+        freq = estimate_prototype_frequency(jnp.asarray(batch), freq, decay=0.9)
+    means = q.mean(1)
+    np.testing.assert_allclose(freq, 0.81 * means[0] + 0.09 * means[1] + 0.1 * means[2], rtol=1e-13)
 
 
 def test_weights_by_hand(x64):

@@ -40,6 +40,25 @@ def test_rows_that_are_not_there_change_nothing(x64):
     np.testing.assert_array_equal(masked[~there], 0.0)
 
 
+def test_padding_may_hold_anything(x64):
+    z, labels = jnp.asarray(GOLDEN["embeddings"]), jnp.asarray(GOLDEN["labels"])
+    there = jnp.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
+    total = lambda z: supcon_loss(z, labels, where=there).sum()  # noqa: E731
+    value, pull = jax.value_and_grad(total)(z.at[2].set(jnp.nan).at[6].set(jnp.inf))
+    wanted, slope = jax.value_and_grad(total)(z)
+    np.testing.assert_array_equal(value, wanted)
+    np.testing.assert_array_equal(pull, slope)
+    assert not np.any(pull[~there])
+
+
+def test_lengths_do_not_matter_up_to_overflow():
+    z = jnp.asarray(GOLDEN["embeddings"], jnp.float32)
+    labels, lengths = jnp.asarray(GOLDEN["labels"]), jnp.array([1e30, 1e-30] * 4)[:, None]
+    np.testing.assert_allclose(supcon_loss(z * lengths, labels), supcon_loss(z, labels), rtol=1e-4)  # float32 over T
+    cosines = cosine_ncm_logits(z * lengths, z * lengths, scale=1.0)
+    np.testing.assert_allclose(cosines, cosine_ncm_logits(z, z, scale=1.0), atol=1e-6)
+
+
 def test_two_views_without_labels_are_a_classification_of_pairs(x64):
     """With one positive each it is SimCLR's loss: optax's ntxent, which averages over the anchors."""
     z = jnp.asarray(RNG.normal(size=(8, 5)))
@@ -96,11 +115,16 @@ def test_pseudo_classes():
     assert names.tolist() == [1, 0, 6, 5, 11, 10, 16, 15]
 
 
+def test_labels_of_one_byte_have_room_for_copies():
+    _, names = pseudo_class_expand(jnp.zeros((1, 2)), jnp.array([49], jnp.int8), [lambda x: x] * 2, num_classes=50)
+    assert names.tolist() == [49, 99, 149]
+
+
 def test_only_the_chosen_weights_move():
-    params = {"w": jnp.asarray(RNG.normal(size=(8, 5)), jnp.float32), "b": jnp.ones(7)}
+    params = {"w": jnp.asarray(RNG.normal(size=(8, 5)), jnp.float32), "b": jnp.ones(7), "c": jnp.ones(9)}
     mask = incremental_subnet_mask(jax.random.key(0), params, fraction=0.25)
-    assert int(mask["w"].sum()) == 10 and int(mask["b"].sum()) == 2  # 1.75 rounded
-    keep = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, mask))
+    assert int(mask["w"].sum()) == 10 and int(mask["b"].sum()) == 2 == int(mask["c"].sum())  # 1.75 and 2.25 rounded
+    keep = optax.stateless(lambda u, _: jax.tree.map(lambda x, m: jnp.where(m, x, 0), u, mask))
     tx = optax.chain(optax.adamw(0.1, weight_decay=0.1), keep)
     state, now = tx.init(params), params
     for _ in range(3):
@@ -139,6 +163,8 @@ def test_bad_input():
         assign_prototypes(x, x[:, :1])
     with pytest.raises(ValueError, match=r"transform 1 turned \(3, 2\) into \(2, 3\)"):
         pseudo_class_expand(x, jnp.zeros(3, int), [jnp.transpose], num_classes=2)
+    with pytest.raises(ValueError, match="pseudo_class_expand: label 2 is none of the 2 classes"):
+        pseudo_class_expand(x, jnp.array([0, 2, 1]), [], num_classes=2)
     with pytest.raises(ValueError, match=r"labels of shape \(2,\) for inputs"):
         pseudo_class_expand(x, jnp.zeros(2, int), [], num_classes=2)
     with pytest.raises(ValueError, match="fraction must lie in"):

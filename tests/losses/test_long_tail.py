@@ -80,6 +80,21 @@ def test_deferred_weights_by_hand():
     np.testing.assert_array_equal(traced(4, 0.9999), 1.0)
 
 
+@pytest.mark.parametrize("fn", [logit_adjusted_loss, vs_loss, ldam_loss])
+def test_a_class_that_is_masked_out_is_not_there(fn, x64):
+    there, y = np.array([0, 2, 3]), jnp.array([0, 2, 3, 0])
+    z = jnp.asarray(Z[:4]).at[:, [1, 4]].set(-jnp.inf)
+    # neither the most frequent class nor the rarest one of those that stay: the factors and margins are relative to them
+    counts = np.array([500, 100, 30, 2, 8])
+    value, pull = jax.value_and_grad(lambda z: fn(z, y, counts).sum())(z)
+    wanted, slope = jax.value_and_grad(lambda z: fn(z, jnp.array([0, 1, 2, 0]), counts[there]).sum())(z[:, there])
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)  # float64
+    np.testing.assert_allclose(pull[:, there], slope, rtol=1e-10, atol=1e-14)
+    np.testing.assert_array_equal(pull[:, np.array([1, 4])], 0.0)
+    alone = jax.grad(lambda z: fn(z, 0 * y, counts).sum())(jnp.full((4, 5), -jnp.inf).at[:, 0].set(1.0))
+    np.testing.assert_array_equal(alone, 0.0)  # no other class is left
+
+
 def test_contract():
     check_loss(lambda z, y: logit_adjusted_loss(z, y, COUNTS), predictions=Z, targets=LABELS)
     some = ("shape", "dtype", "finite", "finite_gradient", "bfloat16")
@@ -103,5 +118,7 @@ def test_bad_input():
         deferred_reweight(COUNTS, 0, start=0, beta=1.0)
     with pytest.raises(ValueError, match="class_counts must lie in"):
         deferred_reweight(np.array([3, 0]), 0, start=0)
+    with pytest.raises(ValueError, match=r"class_counts need shape \(n,\), got \(1, 5\)"):
+        deferred_reweight(COUNTS[None], 0, start=0)
     with pytest.raises(ValueError, match="label 7 is none of the 5 classes"):
         logit_adjusted_loss(z, y.at[0].set(7), COUNTS)

@@ -77,11 +77,37 @@ def test_selection_by_hand():
     np.testing.assert_array_equal(to_strong[1], 0.0)
 
 
+def test_temperature(x64):
+    weak, strong = RNG.normal(size=(2, 6, 5))
+    p, q = (np.exp(z / 3) / np.exp(z / 3).sum(1, keepdims=True) for z in (weak, strong))
+    loss, selected = consistency_self_distillation(
+        *map(jnp.asarray, (weak, strong)), jnp.asarray(weak.argmax(1)), temperature=3.0
+    )
+    assert selected.all()
+    np.testing.assert_allclose(loss, 9 * (p * np.log(p / q)).sum(1), rtol=1e-12)  # float64
+
+
 def test_nothing_selected_leaves_the_diversity_alone():
     weak = jnp.zeros((2, 1, 3)).at[:, 0, 0].set(9.0)
     got = mdcs_loss(weak, 0 * weak, jnp.array([1, 2]), jnp.full(3, 4), lams=(1.0,))
     both = [diversity_softmax_loss(z[:, 0], jnp.array([1, 2]), jnp.full(3, 4), lam=1.0) for z in (weak, 0 * weak)]
     np.testing.assert_allclose(got, sum(both) / 2, rtol=1e-6)  # float32
+
+
+def test_a_class_that_is_masked_out_is_not_there(x64):
+    weak, strong = jnp.asarray(RNG.normal(size=(2, 4, 3, 5)))
+    masked = [z.at[..., 2].set(-jnp.inf) for z in (weak, strong)]
+    labels, fewer = jnp.array([0, 1, 3, 4]), jnp.array([0, 1, 2, 3])
+
+    def total(strong, weak, labels, counts):
+        return mdcs_loss(weak, strong, labels, counts).sum()
+
+    value, pull = jax.value_and_grad(total)(masked[1], masked[0], labels, COUNTS)
+    there = jnp.array([0, 1, 3, 4])
+    wanted, slope = jax.value_and_grad(total)(strong[..., there], weak[..., there], fewer, COUNTS[there])
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)  # float64
+    np.testing.assert_allclose(pull[..., there], slope, rtol=1e-10, atol=1e-14)
+    np.testing.assert_array_equal(pull[..., 2], 0.0)
 
 
 def test_contract_of_diversity():
@@ -101,9 +127,9 @@ def test_contract_of_mdcs():
 
 def test_bad_input():
     z, labels, counts = jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.ones(3)
-    with pytest.raises(ValueError, match=r"class_counts of shape \(2,\) for logits"):
+    with pytest.raises(ValueError, match=r"class_counts of shape \(2,\) for 3 classes"):
         diversity_softmax_loss(z, labels, counts[:2], lam=1.0)
-    with pytest.raises(ValueError, match="every class needs a count above 0, got 0"):
+    with pytest.raises(ValueError, match="class_counts must lie in"):
         diversity_softmax_loss(z, labels, jnp.array([1, 0, 2]), lam=1.0)
     with pytest.raises(ValueError, match="lam must lie in"):
         diversity_softmax_loss(z, labels, counts, lam=np.nan)
@@ -115,5 +141,9 @@ def test_bad_input():
         mdcs_loss(jnp.zeros((2, 2, 3)), jnp.zeros((2, 2, 3)), labels, counts)
     with pytest.raises(ValueError, match="disagree"):
         mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 4)), labels, counts)
+    with pytest.raises(ValueError, match=r"mdcs_loss: class_counts of shape \(2,\)"):
+        mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 3)), labels, counts[:2])
+    with pytest.raises(ValueError, match="lams must lie in"):
+        mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 3)), labels, counts, lams=(1.0, np.nan, 1.0))
     with pytest.raises(ValueError, match="ramp must lie in"):
         mdcs_loss(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3, 3)), labels, counts, ramp=2.0)

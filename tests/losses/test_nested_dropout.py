@@ -101,6 +101,15 @@ def test_each_network_is_taught_by_the_other(keep):
     np.testing.assert_array_equal(np.flatnonzero(for_b), np.sort(np.argsort(a)[:count]))
 
 
+@pytest.mark.parametrize("forget", [0.6, 0.8])
+def test_rounding_of_the_schedule_costs_no_example(forget):
+    # in single precision 1 - 0.6 is 0.39999998, of which 10 examples have 3.9999998
+    keep = coteaching_schedule(forget_rate=jnp.float32(forget), num_gradual=5)(9)
+    assert keep < 1 - forget
+    masks = coteaching_select(jnp.arange(10.0), jnp.arange(10.0), keep_fraction=keep)
+    assert [int(mask.sum()) for mask in masks] == [round(10 * (1 - forget))] * 2
+
+
 def test_ties_nan_and_traced_fractions():
     a, b = jnp.array([1.0, jnp.nan, 1.0, 1.0]), jnp.array([jnp.nan, 2.0, 3.0, 1.0])
     pick = jax.jit(jax.vmap(lambda f: coteaching_select(a, b, keep_fraction=f)))

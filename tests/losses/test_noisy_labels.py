@@ -60,6 +60,20 @@ def test_symmetric_is_both_cross_entropies(x64):
         np.testing.assert_allclose(alone, -2 * log_zero * absolute, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "fn", [generalized_cross_entropy_loss, functools.partial(symmetric_cross_entropy_loss, alpha=0.1, beta=1.0)]
+)
+def test_a_class_that_is_masked_out_is_not_there(fn, x64):
+    there, y = np.array([0, 1, 3, 4]), jnp.array([0, 1, 2, 3, 0])
+    value, pull = jax.value_and_grad(lambda z: fn(z, jnp.asarray(there)[y]).sum())(
+        jnp.asarray(Z[:5]).at[:, 2].set(-jnp.inf)
+    )
+    wanted, slope = jax.value_and_grad(lambda z: fn(z, y).sum())(jnp.asarray(Z[:5, there]))
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)  # float64
+    np.testing.assert_allclose(pull[:, there], slope, rtol=1e-10, atol=1e-14)
+    np.testing.assert_array_equal(pull[:, 2], 0.0)
+
+
 def test_numbers_may_be_traced():
     z, y = jnp.asarray(Z, jnp.float32), jnp.asarray(Y)
     got = jax.jit(jax.vmap(lambda q: generalized_cross_entropy_loss(z, y, q=q)))(jnp.array([0.0, 0.7]))

@@ -97,6 +97,31 @@ def test_fixmatch(x64):
     z = jnp.asarray(z)
     to_probs = jax.grad(lambda p: (fixmatch_loss(z, p, threshold=0.5) + shrinkmatch_uncertain_loss(z, p)).sum())
     np.testing.assert_array_equal(to_probs(jnp.asarray(p)), 0.0)
+    for fn in (
+        lambda p: distribution_alignment(p, p.mean(0)).max(),
+        lambda p: shrink_class_space(p).sub_confidence.sum(),
+    ):
+        np.testing.assert_array_equal(jax.grad(fn)(jnp.asarray(p)), 0.0)
+
+
+def test_classes_that_are_masked_out_count_for_nothing():
+    # class 2 is removed by neither rule but masked: nothing is left beside the top class
+    p, z = jnp.array([[0.6, 0.38, 0.02]]), jnp.array([[0.3, 1.0, -jnp.inf]])
+    value, pull = jax.value_and_grad(lambda z: shrinkmatch_uncertain_loss(z, p).sum())(z)
+    assert value == 0
+    np.testing.assert_array_equal(pull, 0.0)
+    # and with one left: as without the class
+    p, z = jnp.array([[0.6, 0.35, 0.03, 0.02]]), jnp.array([[0.3, 1.0, -jnp.inf, 0.5]])
+    value, pull = jax.value_and_grad(lambda z: shrinkmatch_uncertain_loss(z, p, threshold=0.9).sum())(z)
+    np.testing.assert_allclose(value, 0.6 * np.log1p(np.exp(0.2)), rtol=1e-6)  # float32
+    rise = 0.6 / (1 + np.exp(-0.2))
+    np.testing.assert_allclose(pull, [[-rise, 0.0, 0.0, rise]], rtol=1e-6)
+    # the pseudo-label gives them nothing
+    p, z = jnp.array([[0.97, 0.03, 0.0]]), jnp.array([[1.0, 0.0, -jnp.inf]])
+    value, pull = jax.value_and_grad(lambda z: fixmatch_loss(z, p).sum())(z)
+    q = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(value, -0.97 * np.log(q) - 0.03 * np.log(1 - q), rtol=1e-6)
+    np.testing.assert_allclose(pull, [[q - 0.97, 0.97 - q, 0.0]], rtol=1e-5)
 
 
 def test_alignment_makes_the_average_even(x64):

@@ -85,6 +85,14 @@ def test_sharp_classes_at_angle_zero_stay_finite(dtype, g):
     np.testing.assert_allclose(at_zero, (1 + 2 * np.exp(4.595)) / (2 * np.pi), rtol=5e-3)
 
 
+def test_angles_in_bfloat16_are_those_of_its_numbers():
+    x, w, g, y = jnp.asarray(X, jnp.bfloat16), jnp.asarray(W), jnp.asarray(GAMMA), jnp.asarray(LABELS)
+    got = wcdas_loss(x, y, w, g, scale=250.0)
+    want = wcdas_loss(x.astype(jnp.float32), y, w, g, scale=250.0)
+    # rounded once at the end: logits of 100 in eight bits would be off by 0.5
+    np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=2**-8)
+
+
 def test_zero_features_have_a_finite_gradient():
     for fn in (
         lambda x: wcdas_loss(x, jnp.array([0]), jnp.asarray(W), jnp.asarray(GAMMA)),

@@ -27,9 +27,11 @@ def check_labels(where: str, logits: Array, labels: Array) -> Array:
 
 
 def in_range(where: str, labels: Array, num_classes: int) -> Array:
-    """The labels, raised at or moved as :func:`check_labels` says."""
+    """The labels, raised at or moved as :func:`check_labels` says, in 32 bits at least."""
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
+    if jnp.iinfo(labels.dtype).bits < 32:  # bytes cannot be compared with class 256: it would be taken as 0
+        labels = labels.astype(jnp.int32)
     if isinstance(labels, jax.core.Tracer):
 
         def wrong():
@@ -38,7 +40,7 @@ def in_range(where: str, labels: Array, num_classes: int) -> Array:
         debug_check(
             lambda: ~wrong(),
             f"{where}: label {{label}} is none of the {num_classes} classes",
-            label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())],
+            label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())] if labels.size else labels.sum(),
         )
         return jnp.clip(labels, 0, num_classes - 1)
     if labels.size:
@@ -50,7 +52,9 @@ def in_range(where: str, labels: Array, num_classes: int) -> Array:
 
 
 def _like_probabilities(logits: Array) -> Array:
-    """Non-negative rows that sum to 1, as far as their dtype can say."""
+    """Non-negative rows that sum to 1, as far as their dtype can say; no rows are not."""
+    if not logits.size:
+        return jnp.zeros((), bool)
     x = widened(logits)
     near = jnp.abs(jnp.sum(x, axis=-1) - 1) < 8 * jnp.finfo(logits.dtype).eps
     return jnp.all(near & jnp.all(x >= 0, axis=-1))

@@ -1,6 +1,5 @@
 """Checks of values that are only known when a compiled program runs: on request, and free otherwise."""
 
-import contextvars
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ASKED = contextvars.ContextVar("jaxtrain.core.checked", default=False)
+_ASKED = jax.make_user_context(False)  # a part of the key of all of JAX's caches: inner functions are traced anew
 
 
 def checked(fun: Callable[P, T]) -> Callable[P, T]:
@@ -22,8 +21,7 @@ def checked(fun: Callable[P, T]) -> Callable[P, T]:
     Under ``jit`` a label out of range is moved to the nearest class and a traced temperature of 0 is used as it is, as
     a check at every step would cost more than the loss. With a doubt, call the same step through this function once:
     it runs ``jax.experimental.checkify`` around it and raises what is wrong. Works through ``grad``, ``vmap``, ``scan``
-    and ``shard_map``. Compiled functions are forgotten first (``jax.clear_caches``), so that a ``jit`` inside ``fun``
-    is traced with the checks too.
+    and ``shard_map``, and through a ``jit`` inside ``fun``, also one that has been compiled without the checks.
 
     Args:
       fun: a function of arrays, as for ``jax.jit``.
@@ -44,13 +42,9 @@ def checked(fun: Callable[P, T]) -> Callable[P, T]:
     """
 
     def asked(*args: P.args, **kwargs: P.kwargs) -> T:
-        token = _ASKED.set(True)
-        try:
+        with _ASKED(True):
             return fun(*args, **kwargs)
-        finally:
-            _ASKED.reset(token)
 
-    jax.clear_caches()
     run = jax.jit(checkify.checkify(asked))
 
     @functools.wraps(fun)
@@ -79,5 +73,5 @@ def debug_check(ok: Callable[[], ArrayLike], message: str, **values: Callable[[]
     Traceback (most recent call last):
     jax._src.checkify.JaxRuntimeError: log needs x > 0, got -1.0 (`check` failed)
     """
-    if _ASKED.get():
+    if _ASKED.value:
         checkify.debug_check(jnp.all(ok()), message, **{name: value() for name, value in values.items()})

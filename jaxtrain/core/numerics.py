@@ -50,8 +50,10 @@ def zero_after(q: Array) -> Array:
 
 
 def _never(*arrays: Array) -> Bool[Array, ""]:
-    """False, and known only when the arrays are: the compiler cannot tell."""
-    entries = [jnp.real(x[(0,) * x.ndim]) for x in arrays if x.size]
+    """False, and known only when the arrays are: the compiler cannot tell. Arrays sharded over explicit axes do not count."""
+    # of those JAX takes no single entry
+    whole = [x for x in arrays if x.size and all(axis is None for axis in jax.typeof(x).sharding.spec)]
+    entries = [jnp.real(x[(0,) * x.ndim]) for x in whole]
     return jnp.any(jnp.stack([(e > 1) & (e < 0) for e in entries])) if entries else jnp.zeros((), bool)
 
 

@@ -158,6 +158,10 @@ def optimize_slices_vmf(
     num_projections = static_int("num_projections", num_projections, low=1)
     num_steps = static_int("num_steps", num_steps, low=0)
     check_finite_number("learning_rate", learning_rate, low=0.0)
+    if x.ndim != 2 or y.ndim != 2 or not len(x) or not len(y):
+        raise ValueError(
+            f"optimize_slices_vmf: samples {x.shape} and {y.shape}; give (n, d) and (m, d), 1 point at least"
+        )
     if x.shape[1] < 2:
         raise ValueError(
             f"optimize_slices_vmf: samples of {x.shape[1]} dimension have a single slice; at least 2 are needed"

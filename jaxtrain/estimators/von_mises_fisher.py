@@ -145,7 +145,9 @@ def _rejection(key: Key, kappa: Array, num: int, dim: int) -> Array:
         new = 2 * b * z / (1 - (1 - b) * z)  # 1 - t
         t = 1 - new
         bound = kappa * (t - x0) + d * (jnp.log1p(-x0 * t) - jnp.log(one_less))
-        accept = bound >= jnp.log(jax.random.uniform(uniform, (num,), kappa.dtype, minval=jnp.finfo(kappa.dtype).tiny))
+        u = jax.random.uniform(uniform, (num,), kappa.dtype, minval=jnp.finfo(kappa.dtype).tiny)
+        # not >=: with a kappa that is not a number nothing is ever accepted
+        accept = ~(bound < jnp.log(u))
         return jnp.where(done, below, new), done | accept, key
 
     start = (jnp.zeros(num, kappa.dtype), jnp.zeros(num, bool), key)

@@ -27,10 +27,12 @@ def check_labels(where: str, logits: Array, labels: Array) -> Array:
 
 
 def in_range(where: str, labels: Array, num_classes: int, *, names: tuple[str, str] = ("label", "classes")) -> Array:
-    """The labels (or what the names say), raised at or moved as :func:`check_labels` says."""
+    """The labels (or what the names say), raised at or moved as :func:`check_labels` says, in 32 bits at least."""
     one, many = names
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{where}: {one}s must be integers, got {labels.dtype}")
+    if jnp.iinfo(labels.dtype).bits < 32:  # bytes cannot be compared with class 256: it would be taken as 0
+        labels = labels.astype(jnp.int32)
     if isinstance(labels, jax.core.Tracer):
 
         def wrong():
@@ -39,7 +41,7 @@ def in_range(where: str, labels: Array, num_classes: int, *, names: tuple[str, s
         debug_check(
             lambda: ~wrong(),
             f"{where}: {one} {{label}} is none of the {num_classes} {many}",
-            label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())],
+            label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())] if labels.size else labels.sum(),
         )
         return jnp.clip(labels, 0, num_classes - 1)
     if labels.size:
@@ -51,7 +53,9 @@ def in_range(where: str, labels: Array, num_classes: int, *, names: tuple[str, s
 
 
 def _like_probabilities(logits: Array) -> Array:
-    """Non-negative rows that sum to 1, as far as their dtype can say."""
+    """Non-negative rows that sum to 1, as far as their dtype can say; no rows are not."""
+    if not logits.size:
+        return jnp.zeros((), bool)
     x = widened(logits)
     near = jnp.abs(jnp.sum(x, axis=-1) - 1) < 8 * jnp.finfo(logits.dtype).eps
     return jnp.all(near & jnp.all(x >= 0, axis=-1))

@@ -30,21 +30,23 @@ def embedding_collapse_metrics(features: Float[Array, "batch d"], assignments: F
       all point one way. ``entropy``: mean entropy of the assignments over :math:`\log n`; 0 where all are one-hot.
 
     Raises:
-      ValueError: shapes that disagree.
+      ValueError: shapes that disagree, or no examples.
 
     Source: the failure modes of Sansone, Manhaeve (2024), arXiv 2401.00873.
 
     >>> embedding_collapse_metrics(jnp.ones((2, 3)), jnp.eye(2))._asdict()["cluster"].item()
     1.0
     """
-    if features.ndim != 2 or assignments.ndim != 2 or len(features) != len(assignments) or assignments.shape[1] < 2:
+    matrices = features.ndim == assignments.ndim == 2
+    if not matrices or not 0 < len(features) == len(assignments) or assignments.shape[1] < 2:
         raise ValueError(
             f"embedding_collapse_metrics: features {features.shape} and assignments {assignments.shape}; give (batch, d) and "
-            f"(batch, n), 2 clusters at least"
+            f"(batch, n), 1 example and 2 clusters at least"
         )
     z, p = widened(features), widened(assignments)
-    size = jnp.linalg.norm(z, axis=1, keepdims=True)
-    direction = jnp.mean(z / jnp.where(size > 0, size, 1.0), axis=0)
+    square = jnp.sum(z**2, axis=1, keepdims=True)
+    # 1 below the root where all is 0: its slope there is infinite
+    direction = jnp.mean(z / jnp.sqrt(jnp.where(square > 0, square, 1.0)), axis=0)
 
     def entropy(p):
         return jnp.sum(jax.scipy.special.entr(p), axis=-1) / jnp.log(p.shape[-1])

@@ -102,8 +102,8 @@ def inverse_propensity_softmax_loss(
     competes = there | ~jnp.any(there, axis=1, keepdims=True)
     log_p = s - jax.nn.logsumexp(s, axis=1, where=competes, keepdims=True)
     target = jnp.where(there, jnp.asarray(pos_mask, s.dtype), 0.0)
-    if weights is not None:
-        target = target * jax.lax.stop_gradient(widened(weights))
+    if weights is not None:  # those of the others may be infinite, or no numbers where nothing is
+        target = jnp.where(target != 0, target * jax.lax.stop_gradient(widened(weights)), 0.0)
     return -jnp.sum(jnp.where(target != 0, target * log_p, 0.0), axis=1).astype(scores.dtype)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxtrain.core import Number, Scalar, check_finite_number
-from jaxtrain.losses._logits import check_same_logits, widened
+from jaxtrain.losses._logits import check_same_logits, over_temperature, widened
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -17,7 +17,7 @@ def _tempered(caller: str, logits: Array, temperature: Number) -> Array:
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"{caller}: logits of shape {logits.shape}; give (..., clusters), 1 cluster at least")
     check_finite_number("temperature", temperature, low=_TINY)
-    return widened(logits) / temperature
+    return over_temperature(widened(logits), temperature)
 
 
 def jem_log_density(logits: Float[Array, "..."], *, temperature: Number = 1.0) -> Float[Array, "..."]:
@@ -50,7 +50,7 @@ def gedi_invariance_loss(
 
     .. math:: -\sum_y p_y \log q_y, \qquad p = \mathrm{softmax}(a / \tau),\ q = \mathrm{softmax}(b / \tau)
 
-    It is 0 only where both are one-hot and agree. Gradients flow to both views.
+    It is 0 only where both are one-hot and agree. Gradients flow to both views. Clusters masked out by -inf do not count.
 
     Args:
       logits_a: ``(..., n)``, a.
@@ -70,7 +70,8 @@ def gedi_invariance_loss(
     """
     check_same_logits("gedi_invariance_loss", "logits_b", logits_a, logits_b)
     a, b = (_tempered("gedi_invariance_loss", x, temperature) for x in (logits_a, logits_b))
-    return -jnp.sum(jax.nn.softmax(a) * jax.nn.log_softmax(b), axis=-1).astype(logits_a.dtype)
+    p = jax.nn.softmax(a)
+    return -jnp.sum(p * jnp.where(p > 0, jax.nn.log_softmax(b), 0.0), axis=-1).astype(logits_a.dtype)
 
 
 def gedi_prior_loss(
@@ -89,7 +90,7 @@ def gedi_prior_loss(
 
     Args:
       logits: ``(batch, n)``.
-      prior: ``(n,)`` wanted shares with the sum 1. Default: equal.
+      prior: ``(n,)`` wanted shares with the sum 1; a cluster with 0 may be masked out by -inf. Default: equal.
       temperature: > 0; may be traced.
       axis_name: mesh axes over which the global batch is spread, inside ``shard_map`` (or ``vmap``).
 
@@ -113,6 +114,7 @@ def gedi_prior_loss(
             f"and (n,) or nothing"
         )
     share = jnp.full(logits.shape[1], 1 / logits.shape[1], log_p.dtype) if prior is None else widened(prior)
+    log_p = jnp.where(share > 0, log_p, 0.0)
     if axis_name is None:
         log_mean = jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(log_p))
     else:
@@ -140,13 +142,18 @@ def gedi_generative_loss(
       ``(batch,)``, one value for each example of the data; the second term is common to all.
 
     Raises:
-      ValueError: logits without an axis, or a temperature out of range.
+      ValueError: logits that disagree, no samples, or a temperature out of range.
 
     Source: Sansone, Manhaeve (2024), arXiv 2401.00873; Hinton (2002) for contrastive divergence.
 
     >>> gedi_generative_loss(jnp.zeros((1, 2)), jnp.ones((3, 2))).tolist()
     [1.0]
     """
+    if neg_logits.shape[-1:] != logits.shape[-1:] or not neg_logits.size:
+        raise ValueError(
+            f"gedi_generative_loss: logits {logits.shape} and neg_logits {neg_logits.shape}; give (batch, n) and (m, n), "
+            f"1 sample at least"
+        )
     up = jem_log_density(widened(logits), temperature=temperature)
     down = jem_log_density(widened(neg_logits), temperature=temperature)
     return (jnp.mean(down) - up).astype(logits.dtype)

@@ -37,7 +37,7 @@ def hamming_map(
       A scalar in [0, 1]; a query with nothing to find counts as 0.
 
     Raises:
-      ValueError: shapes that disagree, or ``top`` below 1.
+      ValueError: shapes that disagree, no queries, or ``top`` below 1.
 
     Source: Yan, Gong, Wei, Gao (2020), arXiv 2002.00169, as the measure.
 
@@ -52,6 +52,8 @@ def hamming_map(
         raise ValueError(
             f"hamming_map: labels {query_labels.shape} and {db_labels.shape} for codes {query_codes.shape} and {db_codes.shape}"
         )
+    if not len(query_codes):
+        raise ValueError("hamming_map: no queries; their mean precision is nothing")
     bits = query_codes.shape[1]
     q, d = (jnp.where(c > 0, 1.0, -1.0) for c in (query_codes, db_codes))
     distance = jnp.round((bits - q @ d.T) / 2).astype(jnp.int32)

@@ -34,7 +34,7 @@ def linear_cross_entropy(
       hidden: ``(..., d)``, what enters the last layer.
       kernel: ``(d, n)``, n ≥ 2 classes.
       labels: ``(...)`` classes in ``[0, n)``; out of range and traced: the nearest class.
-      bias: ``(n,)``, or none.
+      bias: ``(n,)``, or none; -inf masks a class out.
       label_smoothing: :math:`s` in [0, 1]; may be traced, and is not differentiated.
       chunk: examples at a time, ≥ 1.
 
@@ -74,13 +74,8 @@ def linear_cross_entropy_sum(
     mean, weights of 0 leave examples out.
 
     Args:
-      hidden: ``(..., d)``.
-      kernel: ``(d, n)``, n ≥ 2 classes.
-      labels: ``(...)`` classes in ``[0, n)``.
+      hidden, kernel, labels, bias, label_smoothing, chunk: as in :func:`linear_cross_entropy`.
       weights: ``(...)``; their gradients are the losses.
-      bias: ``(n,)``, or none.
-      label_smoothing: in [0, 1]; may be traced, and is not differentiated.
-      chunk: examples at a time, ≥ 1.
 
     Returns:
       A scalar in float32 at least.
@@ -131,7 +126,9 @@ def _loss(z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
     """Losses, and the log of the normaliser."""
     log_total = jax.nn.logsumexp(z, axis=-1)
     own = jnp.take_along_axis(z, y[:, None], axis=-1)[:, 0]
-    return log_total - (1 - smoothing) * own - smoothing * jnp.mean(z, axis=-1), log_total
+    # a class masked out by a bias of -inf costs nothing where nothing is spread over all of them
+    spread = jnp.where(smoothing > 0, smoothing * jnp.mean(z, axis=-1), 0)
+    return log_total - (1 - smoothing) * own - spread, log_total
 
 
 def _loss_gradient(z: Array, y: Array, log_total: Array, smoothing: Array) -> Array:
@@ -144,7 +141,7 @@ def _layer_gradient(layer: tuple[Array, ...], h: Array, dz: Array) -> tuple[tupl
     kernel, *bias = layer
     dz_low = dz.astype(h.dtype)  # half-precision products where the layer's are
     d_kernel = jnp.matmul(h.T, dz_low, preferred_element_type=dz.dtype)
-    return (d_kernel, *([jnp.sum(dz, axis=0)] if bias else [])), jnp.matmul(dz_low, kernel.T)
+    return (d_kernel, *([jnp.sum(dz, axis=0)] if bias else [])), jnp.matmul(dz_low, kernel.T).astype(h.dtype)
 
 
 def _over_chunks(body: Callable[..., Any], carry: Any, examples: Any, chunk: int) -> tuple[Any, Any]:
@@ -182,9 +179,8 @@ def _losses_backward(chunk, saved, cotangents):
     def step(total, x):
         h, y, log_total, g, g_total = x
         z = _logits(layer, h)
-        dz = g[:, None] * _loss_gradient(z, y, log_total, smoothing) + g_total[:, None] * jnp.exp(
-            z - log_total[:, None]
-        )
+        p = jnp.exp(z - log_total[:, None])
+        dz = g[:, None] * _loss_gradient(z, y, log_total, smoothing) + g_total[:, None] * p
         d_layer, dh = _layer_gradient(layer, h, dz)
         return jax.tree.map(jnp.add, total, d_layer), dh
 
@@ -196,9 +192,13 @@ def _losses_backward(chunk, saved, cotangents):
 _losses.defvjp(_losses_forward, _losses_backward)
 
 
+def _weighed(weights: Array, losses: Array) -> Array:
+    return jnp.sum(jnp.where(weights != 0, weights * losses, 0))  # also an infinite loss is left out by 0
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _weighted_sum(chunk, layer, h, weights, y, smoothing):
-    return jnp.sum(weights * _losses(chunk, layer, h, y, smoothing)[0])
+    return _weighed(weights, _losses(chunk, layer, h, y, smoothing)[0])
 
 
 def _weighted_sum_forward(chunk, layer, h, weights, y, smoothing):
@@ -213,7 +213,7 @@ def _weighted_sum_forward(chunk, layer, h, weights, y, smoothing):
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, weights.dtype), layer)
     d_layer, (losses, dh) = _over_chunks(step, zeros, (h, weights, y), chunk)
     d_layer = jax.tree.map(lambda d, x: d.astype(x.dtype), d_layer, layer)
-    return jnp.sum(weights * losses), (d_layer, dh, losses, smoothing)
+    return _weighed(weights, losses), (d_layer, dh, losses, smoothing)
 
 
 def _weighted_sum_backward(chunk, saved, g):

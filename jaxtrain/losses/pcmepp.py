@@ -15,9 +15,7 @@ _LARGEST = 60.0  # exp(60) leaves room for sums and scales in single precision
 
 def _check_gaussian(caller: str, mu: Array, logvar: Array, name: str) -> None:
     if mu.ndim != 2 or logvar.shape != mu.shape:
-        raise ValueError(
-            f"{caller}: mu{name} {mu.shape} and logvar{name} {logvar.shape}; give both as (items, features)"
-        )
+        raise ValueError(f"{caller}: mu{name} {mu.shape} and logvar{name} {logvar.shape}; give (items, features)")
 
 
 def closed_form_sampled_distance(
@@ -52,7 +50,7 @@ def closed_form_sampled_distance(
     if mu1.shape[1] != mu2.shape[1]:
         raise ValueError(f"closed_form_sampled_distance: {mu1.shape[1]} and {mu2.shape[1]} features cannot be compared")
     x, y = widened(mu1), widened(mu2)
-    middle = jax.lax.stop_gradient(jnp.mean(y, axis=0))  # distances do not see it, cancellation does
+    middle = jax.lax.stop_gradient(jnp.sum(y, axis=0) / max(len(y), 1))  # distances do not see it, cancellation does
     x, y = x - middle, y - middle
     cross = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     between = jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * cross, 0.0)

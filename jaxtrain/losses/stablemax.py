@@ -100,9 +100,13 @@ def stablemax_cross_entropy(logits: Float[Array, "*batch n"], labels: Int[Array,
     # relative to the largest of them, so that no sum overflows; s itself and not its logarithm: no transcendental
     # function for each of the classes
     best = _s(jax.lax.stop_gradient(jnp.max(others, axis=-1, keepdims=True)))
-    share = jnp.log(jnp.sum(_s(others) * (1 / best), axis=-1)) + jnp.log(best[..., 0])
+    alone = best == 0  # all others are masked out by -inf: nothing to divide by, and nothing to lose
+    best = jnp.where(alone, 1, best)
+    total = jnp.where(alone[..., 0], 1, jnp.sum(_s(others) * (1 / best), axis=-1))
+    share = jnp.log(total) + jnp.log(best[..., 0])
     x_y = jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
-    return jax.nn.softplus(share - _log_s(x_y)).astype(logits.dtype)
+    loss = jnp.where(alone[..., 0], 0, jax.nn.softplus(share - _log_s(x_y)))
+    return loss.astype(logits.dtype)
 
 
 def softmax_collapse_fraction(

@@ -136,10 +136,12 @@ class _Run:
                     state, step, pending_evaluation, stopped_early=bool(restored and restored.extra["stopped_early"])
                 )
             finally:
-                self.metrics.close()
-                for writer in self.writers:
-                    writer.close()
-                self._settle()
+                try:
+                    self.metrics.close()
+                    for writer in self.writers:
+                        writer.close()
+                finally:  # a full disk fails both
+                    self._settle()
         except OSError as error:
             newest = self.checkpoints.latest
             raise Stopped(

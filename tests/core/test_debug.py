@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxtrain.core import check_finite_number, checked, debug_check
-from jaxtrain.losses import comp_sum_loss, ldr_kl_loss
+from jaxtrain.losses import comp_sum_loss, ldr_kl_loss, stablemax_cross_entropy
 
 LOGITS, LABELS = jnp.array([[0.5, -1.0, 2.0], [0.0, 1.0, -3.0]]), jnp.array([2, 1])
 
@@ -43,6 +43,29 @@ def test_labels_are_seen_through(through):
         run(LOGITS, LABELS.at[1].set(5))
     with pytest.raises(ValueError, match="label -1 is none of the 3 classes"):
         run(LOGITS, LABELS.at[0].set(-1))
+
+
+def test_an_inner_jit_is_looked_into_whenever_it_was_compiled():
+    inner = jax.jit(comp_sum_loss)
+    run = checked(lambda x, y: inner(x, y))
+    for rows in (1, 2):  # before the first call, and before another shape comes
+        wrong = LABELS[:rows].at[0].set(5)
+        inner(LOGITS[:rows], wrong)
+        with pytest.raises(ValueError, match="label 5 is none of the 3 classes"):
+            run(LOGITS[:rows], wrong)
+        inner(LOGITS[:rows], wrong)
+
+
+def test_an_empty_batch_has_nothing_wrong():
+    assert checked(comp_sum_loss)(LOGITS[:0], LABELS[:0]).shape == (0,)
+
+
+def test_labels_of_few_bits():
+    # in eight bits class 300 is 44
+    logits, labels = jnp.zeros((2, 400)).at[:, 300].set(3.0), jnp.array([44, 100], jnp.int8)
+    for loss in (comp_sum_loss, ldr_kl_loss, stablemax_cross_entropy):
+        for fn in (loss, jax.jit(loss), checked(loss)):
+            np.testing.assert_allclose(fn(logits, labels), loss(logits, labels.astype(jnp.int32)), rtol=1e-6)
 
 
 def test_probabilities_for_logits_are_seen():

@@ -131,6 +131,9 @@ def test_learned_slices():
     best = grid[np.argmax(4 * (1 - 5 / grid * ratio) - by_bessel(grid, 6) / 2)]
     np.testing.assert_allclose(kappa, best, rtol=0.2)  # noise of the slices at this rate
     assert float(free.kappa) > 3 * kappa
+    # by default the root of the smaller number of points
+    few = functools.partial(optimize_slices_vmf, jax.random.key(1), x[:9], x, num_steps=3)
+    np.testing.assert_array_equal(few().kappa, few(lam=3.0).kappa)
     assert (
         float(free.value) > float(found.value) > 2 * float(sliced_wasserstein(x, x + shift, key=jax.random.key(2)) ** 2)
     )
@@ -154,3 +157,14 @@ def test_bad_input():
         pac_sw_objective(1.0, 1.0, n=10, diameter=0.0)
     with pytest.raises(ValueError, match="have a single slice"):
         optimize_slices_vmf(key, x[:, :1], x[:, :1])
+
+
+def test_what_is_not_a_number_ends():
+    # nothing would ever be accepted; not a number is the answer
+    assert np.isnan(jax.jit(lambda k: sample_vmf(jax.random.key(0), jnp.ones(3), k, 2))(jnp.nan)).all()
+    found = jax.jit(lambda x: optimize_slices_vmf(jax.random.key(0), x, x, num_steps=1, num_projections=2))(
+        jnp.full((4, 3), jnp.nan)
+    )
+    assert np.isnan(found.value)
+    with pytest.raises(ValueError, match=r"samples \(0, 3\) and \(4, 3\)"):
+        optimize_slices_vmf(jax.random.key(0), jnp.zeros((0, 3)), jnp.zeros((4, 3)))

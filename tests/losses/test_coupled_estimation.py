@@ -66,6 +66,11 @@ def test_gradients_do_not_cross_the_models(x64):
     by_g, by_h = jax.jacobian(losses, argnums=(0, 1))(jnp.asarray(G), jnp.asarray(H))
     np.testing.assert_array_equal(by_g[1], 0.0)
     np.testing.assert_array_equal(by_h[0], 0.0)
+    # each of the two parts by itself too
+    through = jax.grad(lambda h: softmax_ratio_weights(h, 2).sum())(jnp.asarray(H))
+    np.testing.assert_array_equal(through, 0.0)
+    through = jax.grad(lambda w: inverse_propensity_softmax_loss(jnp.asarray(G), jnp.asarray(Y), w).sum())
+    np.testing.assert_array_equal(through(jnp.exp(H)), 0.0)
     # sum of the weights times the softmax, less the weights where positive
     w = Y * np.minimum(special.softmax(H, 1)[:, :1] / special.softmax(H, 1), 3.0)
     np.testing.assert_allclose(by_g[0], w.sum(1, keepdims=True) * special.softmax(G, 1) - w, rtol=1e-11, atol=1e-14)
@@ -153,3 +158,16 @@ def test_bad_input():
         simulate_pooling_bias(jax.random.key(0), x, x, depth=0)
     with pytest.raises(ValueError, match="temperature must lie in"):
         simulate_pooling_bias(jax.random.key(0), x, x, depth=1, temperature=-1.0)
+
+
+def test_weights_of_what_does_not_count_do_not_matter():
+    # masked out by -inf in both models, or by where with nothing behind it; without a clip the weights are infinite
+    g, h = jnp.array([[1.0, 2.0, -jnp.inf]]), jnp.array([[0.5, 0.0, -jnp.inf]])
+    labels, there = jnp.array([[0, 1, 0]]), jnp.array([[True, True, False]])
+    wanted = [jnp.exp(0.5) * np.log1p(np.exp(-1.0)), jnp.exp(-1.0) * np.log1p(np.exp(0.5))]
+    for fill in (-jnp.inf, jnp.nan, 0.0):
+        args = g.at[0, 2].set(fill), h.at[0, 2].set(fill), labels
+        got = coupled_ranking_losses(*args, clip=np.inf, where=there)
+        np.testing.assert_allclose([x[0] for x in got], wanted, rtol=1e-6)
+    got = coupled_ranking_losses(g, h, labels, clip=np.inf)
+    np.testing.assert_allclose([x[0] for x in got], wanted, rtol=1e-6)

@@ -107,6 +107,9 @@ def test_prior_over_the_global_batch():
     whole = lambda x: gedi_prior_loss(x.reshape(12, 5))  # noqa: E731
     both = jax.jit(lambda x: [jax.value_and_grad(fn)(x) for fn in (spread, whole)])
     (value, slope), (wanted, wanted_slope) = both(logits)
+    alone = {"weights": (0.0, 0.0, 1.0), "axis_name": "data"}
+    total = jax.vmap(lambda x: gedi_loss(x, x, x, **alone), axis_name="data")(logits)
+    np.testing.assert_allclose(total, np.full((4, 3), wanted), rtol=1e-6)
     np.testing.assert_allclose(value, wanted, rtol=1e-6)  # single precision
     np.testing.assert_allclose(slope, wanted_slope, rtol=1e-4, atol=1e-7)
 
@@ -135,6 +138,9 @@ def test_replay():
     x, after = run(jax.random.key(0), reinit=1.0)
     np.testing.assert_array_equal(x, 50.0)
     np.testing.assert_array_equal((after == 50.0).all(1), np.isin(np.arange(10), moved))
+    # each by itself starts anew
+    new = np.asarray([(run(jax.random.key(k), reinit=0.5)[0] == 50.0).all(1).sum() for k in range(8)])
+    assert 0 < new.mean() < 4 and ((new > 0) & (new < 4)).any()
 
 
 def test_no_gradient_flows_through_samples():
@@ -171,3 +177,29 @@ def test_bad_input():
         sgld_sample(jax.random.key(0), jnp.sin, f, steps=-1)
     with pytest.raises(ValueError, match="a buffer of at least as many"):
         sgld_replay_sample(jax.random.key(0), jnp.sin, f, f[:1])
+
+
+def test_masked_clusters_do_not_count():
+    f = jnp.array([[0.3, -0.2, -jnp.inf], [1.0, 2.0, -jnp.inf]])
+    prior = jnp.array([0.25, 0.75, 0.0])
+
+    def both(f, tau, prior):
+        return gedi_invariance_loss(f, f[::-1], temperature=tau).sum() + gedi_prior_loss(
+            f, prior=prior, temperature=tau
+        )
+
+    (value, slopes) = jax.value_and_grad(both, (0, 1))(f, 0.7, prior)
+    wanted, without = jax.value_and_grad(both, (0, 1))(f[:, :2], 0.7, prior[:2])
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    np.testing.assert_allclose(slopes[0], np.pad(without[0], ((0, 0), (0, 1))), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(slopes[1], without[1], rtol=1e-5)
+
+
+def test_spread_of_directions_has_a_slope_where_a_feature_is_zero():
+    z = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    slope = jax.grad(lambda z: embedding_collapse_metrics(z, jnp.eye(2)).representation)(z)
+    assert np.isfinite(slope).all()
+    with pytest.raises(ValueError, match="1 example and 2 clusters at least"):
+        embedding_collapse_metrics(z[:0], jnp.zeros((0, 2)))
+    with pytest.raises(ValueError, match=r"logits \(2, 2\) and neg_logits \(0, 2\)"):
+        gedi_generative_loss(z, z[:0])

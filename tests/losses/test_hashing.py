@@ -60,6 +60,8 @@ def test_stability(x64):
     assert w[0] > w[1]
     to_views = jax.grad(lambda v: view_stability_weights(v, A(CODES))[0])(A(VIEWS))
     np.testing.assert_array_equal(to_views, 0.0)
+    to_image = jax.grad(lambda u: view_stability_weights(A(VIEWS), u)[0])(A(CODES))
+    np.testing.assert_array_equal(to_image, 0.0)
 
 
 def test_fusions(x64):
@@ -93,6 +95,9 @@ def test_map_equals_scikit_learns():
     labels = np.array([1, 0, 1, 1, 0, 1, 0, 1])
     got = hamming_map(jnp.ones((1, 8)), A(items, jnp.float32), jnp.array([1]), A(labels), top=5)
     np.testing.assert_allclose(got, (1 + 2 / 3 + 3 / 4) / 3, rtol=1e-6)
+    # 0 is -1: both items are the same code, and of two that are found together one is right
+    same = jnp.array([[1.0, 0.0], [1.0, -1.0]])
+    assert float(hamming_map(jnp.ones((1, 2)), same, jnp.array([1]), jnp.array([0, 1]))) == 0.5
     # a cut through equals: two of four, half of them right
     one = hamming_map(jnp.ones((1, 2)), jnp.ones((4, 2)), jnp.array([1]), jnp.array([1, 0, 0, 1]), top=2)
     assert float(one) == 0.5
@@ -133,5 +138,7 @@ def test_bad_input():
         fuse_codes(x, x[None], jnp.ones(2))
     with pytest.raises(ValueError, match="labels"):
         hamming_map(x, x, jnp.zeros(3, int), jnp.zeros(2, int))
+    with pytest.raises(ValueError, match="no queries"):
+        hamming_map(x[:0], x, jnp.zeros(0, int), jnp.zeros(2, int))
     with pytest.raises(ValueError, match="top must be at least 1"):
         hamming_map(x, x, jnp.zeros(2, int), jnp.zeros(2, int), top=0)

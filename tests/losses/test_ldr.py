@@ -98,6 +98,7 @@ def test_gradient_takes_lam_as_a_constant(x64):
     f, lam = jnp.asarray(F), jnp.full(N, 0.8)
     _, new = aldr_kl_loss(f, LABELS, lam)
     grad = jax.grad(lambda f: aldr_kl_loss(f, LABELS, lam)[0].sum())(f)
+    np.testing.assert_array_equal(jax.grad(lambda lam: aldr_kl_loss(f, LABELS, lam)[0].sum())(lam), 0.0)
     wanted = ldr_weights(f, LABELS, lam=new, margin=1.0) - np.eye(K)[Y]
     np.testing.assert_allclose(grad, wanted, atol=1e-13)
 

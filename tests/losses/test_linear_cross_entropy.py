@@ -145,3 +145,29 @@ def test_bad_input():
         checked(linear_cross_entropy)(h, w, y.at[2].set(9))
     np.testing.assert_allclose(jax.jit(linear_cross_entropy)(h, w, y + 9), np.log(5), rtol=1e-6)
     assert linear_cross_entropy(h[:0], w, y[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("form", ["each", "sum"])
+def test_labels_of_few_bits_masked_classes_and_mixed_precision(form):
+    def loss(h, w, b, y):
+        if form == "each":
+            return linear_cross_entropy(h, w, y, bias=b, chunk=2).astype(jnp.float32).sum()
+        return linear_cross_entropy_sum(h, w, y, jnp.ones(len(y)), bias=b, chunk=2)
+
+    rng = np.random.default_rng(1)
+    h, w = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), jnp.asarray(rng.normal(size=(4, 300)), jnp.float32)
+    y, b = jnp.array([5, 44, 100], jnp.int8), jnp.zeros(300).at[261:].set(-jnp.inf)  # 261 is 5 in eight bits
+    got, grads = jax.value_and_grad(loss, (0, 1, 2))(h, w, b, y)
+    plain = lambda h, w, b: optax.losses.softmax_cross_entropy_with_integer_labels(h @ w + b, y.astype(int)).sum()  # noqa: E731
+    want, wanted = jax.value_and_grad(plain, (0, 1, 2))(h, w, b)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    for a, b_ in zip(grads, wanted, strict=True):
+        np.testing.assert_allclose(a, b_, rtol=1e-4, atol=1e-6)  # sums in another order
+    # a label that is masked out itself: infinite, but not where its weight is 0
+    away = functools.partial(linear_cross_entropy_sum, h, w, y.astype(jnp.int32).at[0].set(299), bias=b, chunk=2)
+    got, slope = jax.value_and_grad(away)(jnp.array([0.0, 1.0, 1.0]))
+    np.testing.assert_allclose(got, slope[1:].sum(), rtol=1e-6)
+    assert np.isposinf(slope[0]) and np.isposinf(away(jnp.ones(3)))
+    # the gradient of each has its own dtype
+    grads = jax.grad(loss, (0, 1))(h.astype(jnp.bfloat16), w, None, y)
+    assert [g.dtype for g in grads] == [jnp.bfloat16, jnp.float32]

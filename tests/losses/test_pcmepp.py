@@ -32,6 +32,11 @@ def test_is_the_expected_distance_of_samples(x64):
         assert abs(got[i, j] - d.mean()) < 5 * d.std() / np.sqrt(n)  # five standard errors
     exact = ((M1[:, None] - M2[None]) ** 2).sum(-1) + np.exp(V1).sum(1)[:, None] + np.exp(V2).sum(1)
     np.testing.assert_allclose(got, exact, rtol=1e-13)
+    # far from the origin nothing is lost in single precision but what rounding 1000 + x loses
+    far = [jnp.asarray(x, jnp.float32) for x in (M1 + 1000, V1, M2 + 1000, V2)]
+    np.testing.assert_allclose(closed_form_sampled_distance(*far), exact, rtol=2e-4)
+    to_none = jax.grad(lambda m: closed_form_sampled_distance(m, A(V1), jnp.zeros((0, 3)), jnp.zeros((0, 3))).sum())
+    np.testing.assert_array_equal(to_none(A(M1)), 0.0)
 
 
 def test_equals_the_likelihood_of_matches(x64):

@@ -82,3 +82,10 @@ def test_clear_errors():
         stablemax_cross_entropy(jnp.zeros((1, 2)), jnp.array([2]))
     with pytest.raises(TypeError, match="dtype must be floating, got int32"):
         softmax_collapse_fraction(jnp.zeros((1, 2)), jnp.array([0]), dtype=jnp.int32)
+
+
+def test_classes_masked_out_do_not_count():
+    x = jnp.array([[1.0, -jnp.inf, 2.0], [3.0, -jnp.inf, -jnp.inf]])
+    value, grad = jax.value_and_grad(lambda x: stablemax_cross_entropy(x, jnp.array([0, 0])).sum())(x)
+    np.testing.assert_allclose(value, np.log(5 / 2), rtol=1e-6)  # of the second example nothing can be confused
+    np.testing.assert_allclose(grad, [[-0.3, 0, 0.2], [0, 0, 0]], rtol=1e-6)  # 1/5 - 1/2 and 1/5

@@ -110,3 +110,14 @@ def test_clear_errors():
         adafactor(min_dim_size_to_factor=0)
     with pytest.raises(ValueError, match=r"max_relative must lie in \[0.0, inf\], got -1.0"):
         relative_step_size(-1.0)
+
+
+def test_the_two_longest_axes_are_factored_wherever_they_are(x64):
+    rng = np.random.default_rng(0)
+    shapes = ((5, 2), (2, 5), (4, 2, 3), (2, 4, 3), (3, 3), (3, 2, 4))
+    params = [jnp.asarray(rng.normal(size=s)) for s in shapes]
+    grads = [jnp.asarray(rng.normal(size=(3, *s))) for s in shapes]
+    ours = follow(adafactor(relative_step_size(0.3)), params, grads)[0]
+    theirs = follow(optax.adafactor(relative_step_size(0.3), min_dim_size_to_factor=2), params, grads)[0]
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)  # single precision in optax's decay

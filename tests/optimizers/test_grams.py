@@ -110,3 +110,10 @@ def test_clear_errors():
         grams(b1=-0.1)
     with pytest.raises(ValueError, match=r"eps must lie in \[0.0, inf\], got nan"):
         scale_by_grams(eps=float("nan"))
+
+
+def test_a_step_with_a_gradient_that_is_not_a_number_is_none():
+    tx = cautious(optax.sgd(1.0))
+    w, g = {"a": jnp.ones((2, 3)), "b": jnp.ones(())}, {"a": jnp.ones((2, 3)).at[0, 1].set(jnp.nan), "b": jnp.ones(())}
+    u, _ = tx.update(g, tx.init(w), w)
+    assert np.isnan(u["a"]).all() and u["b"] == -1  # of its array; the others go on

@@ -167,3 +167,13 @@ def test_clear_errors():
         exact.update({"a": w}, exact.init({"a": w}), {"a": w}, prev_point_grads={"b": w})
     with pytest.raises(ValueError, match="mars decays the parameters"):
         mars().update(w, mars().init(w))
+
+
+def test_one_norm_over_all_is_over_what_is_corrected(x64):
+    rng = np.random.default_rng(3)
+    params = {"matrix": jnp.asarray(rng.normal(size=(3, 2))), "vector": jnp.ones(4)}
+    grads = {"matrix": jnp.asarray(rng.normal(size=(3, 2))), "vector": jnp.full(4, 1e6)}
+    tx = mars(1.0, b1=0.5, eps=1.0, global_clip=True)  # so that the step shows the size of what is clipped
+    alone, grad = {"matrix": params["matrix"]}, {"matrix": grads["matrix"]}
+    both, one = (tx.update(g, tx.init(p), p)[0]["matrix"] for p, g in ((params, grads), (alone, grad)))
+    np.testing.assert_allclose(both, one, rtol=1e-12)

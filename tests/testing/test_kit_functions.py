@@ -82,6 +82,14 @@ def test_losses(law):
     assert [v.law for v in found] == [law], found
 
 
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_labels_out_of_range_on_either_side_are_seen(wrong):
+    # as another class than the nearest
+    other = lambda x, y: cross_entropy(x, jnp.where(y == wrong, 2, y))  # noqa: E731
+    found = kit.find_loss_violations(other, laws=["labels"])
+    assert len(found) == 1 and f"label {wrong} of 5 classes" in str(found[0])
+
+
 def test_a_declared_infinity_is_none_and_nan_is_one():
     infinite = LOSSES["finite"]
     assert kit.find_loss_violations(infinite, may_be_infinite=True) == []

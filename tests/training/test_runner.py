@@ -168,6 +168,26 @@ def test_an_exception_waits_for_the_checkpoint_that_is_being_written(tmp_path, m
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["00000005"]
 
 
+def test_so_does_a_disk_that_is_full_for_the_metrics_too(tmp_path, monkeypatch):
+    from jaxtrain.training import checkpoint, runner
+
+    plain = checkpoint._digest
+
+    def slowly(path):
+        time.sleep(0.1)
+        return plain(path)
+
+    class Full(runner.CsvWriter):
+        def close(self):
+            super().close()
+            raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "_digest", slowly)
+    monkeypatch.setattr(runner, "CsvWriter", Full)
+    with pytest.raises(Stopped, match="no space left. The last good checkpoint is of step 5"):
+        _run(tmp_path / "run", callbacks=((1, _breaks_at(6)),))
+
+
 def test_an_exception_is_not_hidden_by_a_checkpoint_that_failed(tmp_path, monkeypatch, capsys):
     from jaxtrain.training import checkpoint
 

@@ -103,6 +103,15 @@ def test_much_data_tells_the_noise_and_single_precision_holds():
     np.testing.assert_allclose(found.var, exact.var, rtol=1e-3)
 
 
+def test_nothing_known_of_far_inputs_never_means_less_than_noise():
+    x = jnp.asarray(30 * X, jnp.float32)
+    far = 1e4 * jnp.asarray(Q, jnp.float32)
+    found = predict(x, x @ jnp.ones(3), far, prior_var=1.0, noise_grid=jnp.array([0.5]))
+    assert np.all(found.var >= 0.25)  # a difference of 1e8, rounded at 10 and more
+    alone = predict(x[:0], x[:0, 0], far, prior_var=1.0, noise_grid=jnp.array([0.5]))
+    np.testing.assert_allclose(alone.var, 1e8 * np.sum(Q**2, -1), rtol=1e-6)
+
+
 def test_tasks_have_the_moments_of_their_formula():
     grid, weights = jnp.array(GRID, jnp.float32), jnp.array(WEIGHTS, jnp.float32)
     tasks = in_context_regression_tasks(
@@ -148,6 +157,13 @@ def test_bad_input():
         bayes_linear_regression_predictive(x, y, y, prior_var=1.0, noise_grid=grid)
     with pytest.raises(ValueError, match=r"where of shape \(2,\) for \(3,\) targets"):
         bayes_linear_regression_predictive(x, y, x, prior_var=1.0, noise_grid=grid, where=jnp.ones(2, bool))
+    with pytest.raises(ValueError, match="all noise_weights are 0"):
+        bayes_linear_regression_online(x, y, prior_var=1.0, noise_grid=grid, noise_weights=0 * grid)
+    for wrong in ((jnp.ones(()), None), (jnp.ones((2, 2)), None), (grid, jnp.ones(3))):
+        with pytest.raises(ValueError, match=r"in_context_regression_tasks: noise_grid .* give \(levels,\) for both"):
+            in_context_regression_tasks(
+                jax.random.key(0), num_tasks=1, seq_len=1, dim=1, prior_var=1.0, noise_prior=wrong
+            )
     with pytest.raises(ValueError, match="seq_len must be at least 1"):
         in_context_regression_tasks(
             jax.random.key(0), num_tasks=1, seq_len=0, dim=1, prior_var=1.0, noise_prior=(grid, None)

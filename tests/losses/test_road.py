@@ -125,6 +125,10 @@ def test_the_gradient_goes_to_the_predictor_alone(x64):
     for lam in (0.0, 2.0):
         wanted = sigmoid(f) - np.asarray(y) - lam * r * slope * (sigmoid(slope * f) - np.asarray(s))
         np.testing.assert_allclose(jax.grad(loss)(f, lam), wanted, rtol=1e-10)
+    # each of the two holds the weights by itself, so that neither relies on the other
+    held = jax.grad(lambda x: jnp.sum(f * broad_weights(x, s, temperature=0.4)))(f**2)
+    np.testing.assert_array_equal(held, 0.0)
+    np.testing.assert_array_equal(jax.grad(lambda r: road_predictor_loss(f, f, r, lam=2.0).sum())(f**2), 0.0)
     # the ratio's loss holds the adversary's losses
     to_losses = jax.grad(lambda x: road_ratio_loss(f**2, x, temperature=1.0).sum())(f)
     np.testing.assert_array_equal(to_losses, 0.0)

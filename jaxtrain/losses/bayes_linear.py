@@ -36,7 +36,11 @@ def check_noise(where: str, noise_grid: Array, noise_weights: Array | None, prio
 
 
 def log_weights(noise_grid: Array, noise_weights: Array | None) -> Array:
-    return jnp.zeros_like(widened(noise_grid)) if noise_weights is None else jnp.log(widened(noise_weights))
+    if noise_weights is None:
+        return jnp.zeros_like(widened(noise_grid))
+    w = widened(noise_weights)
+    # a level that is left out has no slope: that of log 0 would be NaN for all
+    return jnp.where(w > 0, jnp.log(jnp.where(w > 0, w, 1)), -jnp.inf)
 
 
 def _check_data(where: str, x: Array, y: Array) -> None:

@@ -103,6 +103,16 @@ def test_much_data_tells_the_noise_and_single_precision_holds():
     np.testing.assert_allclose(found.var, exact.var, rtol=1e-3)
 
 
+def test_a_level_of_weight_zero_is_as_if_it_were_not_there(x64):
+    x, y, q, grid = map(jnp.asarray, (X, Y, Q[0], GRID))
+    mean = lambda w, grid: predict(x, y, q, prior_var=0.8, noise_grid=grid, noise_weights=w).mean  # noqa: E731
+    np.testing.assert_allclose(
+        mean(jnp.array([1.0, 0.0, 2.0]), grid), mean(jnp.array([1.0, 2.0]), grid[::2]), rtol=1e-12
+    )
+    slope = jax.grad(lambda w: mean(w, grid).sum())(jnp.array([1.0, 0.0, 2.0]))
+    assert np.all(np.isfinite(slope)) and slope[1] == 0 and slope[0] != 0
+
+
 def test_nothing_known_of_far_inputs_never_means_less_than_noise():
     rng = np.random.default_rng(0)
     x = jnp.asarray(10 * rng.normal(size=(20, 1)), jnp.float32)

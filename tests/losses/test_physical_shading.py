@@ -196,6 +196,10 @@ def test_sphere():
     at = (2 * np.arange(21) + 1) / 21 - 1
     inside = np.hypot(at[:, None], at[None]) < 0.6
     assert np.all((np.asarray(image[..., 3]) > 0.5) == inside)
+    edge = 64.0 * (np.hypot(at[:, None], at[None]) - 0.6)
+    np.testing.assert_allclose(
+        image[..., 3], 1 / (1 + np.exp(edge)), rtol=1e-4, atol=1e-30
+    )  # 64 times a rounded distance
     # at two pixels, from the normal
     for row, column in ((10, 10), (7, 13)):
         x, y = at[column] / 0.6, at[row] / 0.6

@@ -76,7 +76,7 @@ def modality_variance_weights(
     .. math:: v_m = \frac{1 / h_m}{\sum_k 1 / h_k}, \qquad h_m = \max\Big(\frac{H_m}{\sum_k H_k}, c\Big).
 
     Args:
-      logits_list: ``(batch, classes)`` of each modality alone, 2 at least. They are constants.
+      logits_list: ``(batch, classes)`` of each modality alone, 2 at least. They are constants; -inf masks a class out.
       floor: :math:`c` in (0, 1], the least share of the entropy that counts; may be traced. With 0.3, two modalities
         weigh at most as 7 to 3 where neither is ignored, and as 10 to 3 in the limit.
 
@@ -95,7 +95,8 @@ def modality_variance_weights(
     check_finite_number("floor", floor, low=1e-6, high=1.0)
     _check_modalities("modality_variance_weights", logits_list)
     log_p = jax.nn.log_softmax(jax.lax.stop_gradient(widened(jnp.stack(list(logits_list)))))
-    entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1).mean(axis=-1)
+    p = jnp.exp(log_p)
+    entropy = -jnp.sum(p * jnp.where(p > 0, log_p, 0.0), axis=-1).mean(axis=-1)
     return _shares(1 / jnp.maximum(_shares(entropy), floor))
 
 
@@ -114,7 +115,8 @@ def arl_coefficients(
 
     Args:
       logits_list: ``(batch, classes)`` of the two modalities alone: with a sum of two linear heads, each head; with a
-        linear head on concatenated features, its output with the features of the other at 0. They are constants.
+        linear head on concatenated features, its output with the features of the other at 0. They are constants; a
+        class that is masked out by -inf adds nothing to the size.
       temperature: :math:`T` ≥ 0; may be traced.
       floor: of :func:`modality_variance_weights`.
 
@@ -132,7 +134,8 @@ def arl_coefficients(
     check_finite_number("temperature", temperature, low=0.0)
     _check_modalities("arl_coefficients", logits_list, 2)
     v = modality_variance_weights(logits_list, floor=floor)
-    size = jnp.abs(jax.lax.stop_gradient(widened(jnp.stack(list(logits_list)))))
+    z = jax.lax.stop_gradient(widened(jnp.stack(list(logits_list))))
+    size = jnp.where(jnp.isneginf(z), 0.0, jnp.abs(z))
     d = _shares(size.mean(axis=1).sum(axis=-1))
     return jax.nn.softmax(temperature * d[::-1] * v)
 

@@ -22,23 +22,30 @@ class BayesPredictive(NamedTuple):
     noise_var: Array
 
 
-def check_noise(noise_grid: Array, noise_weights: Array | None, prior_var: Number) -> None:
+def check_noise(where: str, noise_grid: Array, noise_weights: Array | None, prior_var: Number) -> None:
+    """Raises unless there are levels > 0 with as many weights, one of them positive, and a variance > 0."""
+    if noise_grid.ndim != 1 or (noise_weights is not None and noise_weights.shape != noise_grid.shape):
+        shape = None if noise_weights is None else noise_weights.shape
+        raise ValueError(f"{where}: noise_grid {noise_grid.shape} and noise_weights {shape}; give (levels,) for both")
     check_finite_number("prior_var", prior_var, low=_TINY)
     check_finite_number("noise_grid", noise_grid, low=_TINY)
     if noise_weights is not None:
         check_finite_number("noise_weights", noise_weights, low=0.0)
+        if not isinstance(noise_weights, jax.core.Tracer) and not np.any(np.asarray(noise_weights) > 0):
+            raise ValueError(f"{where}: all noise_weights are 0; give at least one level a probability")
 
 
 def log_weights(noise_grid: Array, noise_weights: Array | None) -> Array:
-    return jnp.zeros_like(noise_grid) if noise_weights is None else jnp.log(widened(noise_weights))
+    if noise_weights is None:
+        return jnp.zeros_like(widened(noise_grid))
+    w = widened(noise_weights)
+    # a level that is left out has no slope: that of log 0 would be NaN for all
+    return jnp.where(w > 0, jnp.log(jnp.where(w > 0, w, 1)), -jnp.inf)
 
 
-def _check_data(where: str, x: Array, y: Array, noise_grid: Array, noise_weights: Array | None) -> None:
+def _check_data(where: str, x: Array, y: Array) -> None:
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise ValueError(f"{where}: x of shape {x.shape} and y {y.shape}; give (pairs, dim) and (pairs,)")
-    if noise_grid.ndim != 1 or (noise_weights is not None and noise_weights.shape != noise_grid.shape):
-        shape = None if noise_weights is None else noise_weights.shape
-        raise ValueError(f"{where}: noise_grid {noise_grid.shape} and noise_weights {shape}; give (levels,) for both")
 
 
 def _whitened(cov: Array, y: Array) -> tuple[Array, Array]:
@@ -76,6 +83,9 @@ def bayes_linear_regression_predictive(
 
     .. math:: \mu = \sum_k w_k \mu_k, \qquad \sigma^2 = \sum_k w_k \big(s_k + (\mu_k - \mu)^2\big).
 
+    In float32 digits go as :math:`v \|X\|^2 / \sigma_k^2` grows: above about 1e6 take float64, else the factor of
+    :math:`C_k` may fail and all be NaN.
+
     Args:
       x: ``(n, d)`` inputs :math:`X`.
       y: ``(n,)`` targets.
@@ -89,7 +99,7 @@ def bayes_linear_regression_predictive(
       :class:`BayesPredictive` of ``(...)``, in float32 at least.
 
     Raises:
-      ValueError: shapes that disagree; a number out of range.
+      ValueError: shapes that disagree; a number out of range; weights that are all 0.
 
     Source: Liu, Cai, Chen, Li (2024), arXiv 2405.15115.
 
@@ -99,8 +109,8 @@ def bayes_linear_regression_predictive(
     (1.0, 1.5, 1.0)
     """
     name = "bayes_linear_regression_predictive"
-    check_noise(noise_grid, noise_weights, prior_var)
-    _check_data(name, x, y, noise_grid, noise_weights)
+    check_noise(name, noise_grid, noise_weights, prior_var)
+    _check_data(name, x, y)
     if x_query.shape[-1:] != x.shape[1:]:
         raise ValueError(f"{name}: x_query of shape {x_query.shape} for inputs of {x.shape[1]} features")
     where = jnp.ones(y.shape, bool) if where is None else where
@@ -118,7 +128,8 @@ def bayes_linear_regression_predictive(
     cross = prior_var * jnp.matmul(x, flat.T, precision="highest")
     pulled = jax.scipy.linalg.solve_triangular(factors, jnp.broadcast_to(cross, (len(noise), *cross.shape)), lower=True)
     mean = jnp.einsum("knq,kn->kq", pulled, z, precision="highest")
-    var = prior_var * jnp.sum(flat**2, axis=1) - jnp.sum(pulled**2, axis=1) + noise[:, None] ** 2
+    # a difference that rounding makes negative, but no less than nothing is known of the function
+    var = jnp.maximum(prior_var * jnp.sum(flat**2, axis=1) - jnp.sum(pulled**2, axis=1), 0) + noise[:, None] ** 2
     found = _mixed(log_w[:, None], mean, var, noise)
     return jax.tree.map(lambda a: a.reshape(q.shape[:-1]), found)
 
@@ -147,7 +158,7 @@ def bayes_linear_regression_online(
       :class:`BayesPredictive` of ``(n,)``, in float32 at least.
 
     Raises:
-      ValueError: shapes that disagree; a number out of range.
+      ValueError: shapes that disagree; a number out of range; weights that are all 0.
 
     Source: Liu, Cai, Chen, Li (2024), arXiv 2405.15115.
 
@@ -155,8 +166,8 @@ def bayes_linear_regression_online(
     >>> [round(float(m), 4) for m in found.mean], [round(float(v), 4) for v in found.var]
     ([0.0, 1.0], [2.0, 1.5])
     """
-    check_noise(noise_grid, noise_weights, prior_var)
-    _check_data("bayes_linear_regression_online", x, y, noise_grid, noise_weights)
+    check_noise("bayes_linear_regression_online", noise_grid, noise_weights, prior_var)
+    _check_data("bayes_linear_regression_online", x, y)
     x, y, noise = widened(x), widened(y), widened(noise_grid)
     gram = prior_var * jnp.matmul(x, x.T, precision="highest")
     factors, z = _whitened(gram + noise[:, None, None] ** 2 * jnp.eye(len(y), dtype=gram.dtype), y)

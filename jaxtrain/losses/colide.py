@@ -56,6 +56,12 @@ def residual(weights: Array, cov: Array) -> tuple[Array, Array]:
     return pulled, jnp.sum(rest * pulled, axis=0)
 
 
+def _root(variance: Array) -> Array:
+    """0, without a slope, where nothing is left unexplained, which rounding makes negative as well."""
+    left = variance > 0
+    return jnp.where(left, jnp.sqrt(jnp.where(left, variance, 1)), 0 * variance)
+
+
 def colide_ev_score(weights: Float[Array, "..."], cov: Float[Array, "..."], sigma: Number) -> Scalar:
     r"""How badly weights and one noise level for all nodes explain the data; convex in both together.
 
@@ -120,7 +126,7 @@ def colide_ev_sigma(weights: Float[Array, "..."], cov: Float[Array, "..."]) -> S
       cov: ``(d, d)`` covariance of the data.
 
     Returns:
-      A scalar, in the dtype of the weights.
+      A scalar, in the dtype of the weights; 0, without a slope, where nothing is left unexplained.
 
     Raises:
       ValueError: shapes that disagree.
@@ -131,7 +137,7 @@ def colide_ev_sigma(weights: Float[Array, "..."], cov: Float[Array, "..."]) -> S
     2.0
     """
     _check_square("colide_ev_sigma", weights, cov)
-    return jnp.sqrt(residual(widened(weights), widened(cov))[1].mean()).astype(weights.dtype)
+    return _root(residual(widened(weights), widened(cov))[1].mean()).astype(weights.dtype)
 
 
 def colide_nv_sigma(weights: Float[Array, "..."], cov: Float[Array, "..."]) -> Float[Array, " nodes"]:
@@ -142,7 +148,7 @@ def colide_nv_sigma(weights: Float[Array, "..."], cov: Float[Array, "..."]) -> F
       cov: ``(d, d)`` covariance of the data.
 
     Returns:
-      ``(d,)``, in the dtype of the weights.
+      ``(d,)``, in the dtype of the weights; 0, without a slope, where nothing is left unexplained.
 
     Raises:
       ValueError: shapes that disagree.
@@ -153,4 +159,4 @@ def colide_nv_sigma(weights: Float[Array, "..."], cov: Float[Array, "..."]) -> F
     [1.0, 2.0]
     """
     _check_square("colide_nv_sigma", weights, cov)
-    return jnp.sqrt(residual(widened(weights), widened(cov))[1]).astype(weights.dtype)
+    return _root(residual(widened(weights), widened(cov))[1]).astype(weights.dtype)

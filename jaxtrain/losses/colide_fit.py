@@ -69,7 +69,9 @@ def _stage(start: ColideFit, cov, score_at, sigma_at, stage, *, lambda1, lr, b1,
         outside = ~jnp.all(inverse >= slack)  # NaN too
         again = outside & ((x.count == 1) | (s <= 0.9))
         moved = jax.tree.map(lambda a, b: jnp.where(outside, a, b), back(x), forth(x, inverse))
-        return moved._replace(status=jnp.where(again, 2, moved.status))
+        status = jnp.where(again, 2, moved.status)
+        # no rate and no domain brings numbers back: without this it would begin anew for ever
+        return moved._replace(status=jnp.where(jnp.all(jnp.isfinite(x.w)), status, 1))
 
     zero = jnp.zeros_like(cov)
     begin = _Walk(start.weights, start.sigma, zero, adam.init(zero), lr, jnp.array(1), jnp.array(0), 1e16 + 0 * lr)
@@ -126,10 +128,10 @@ def colide_fit(
     All numbers but those that count may be traced. Cost: an inverse of ``(d, d)`` for each step.
 
     Returns:
-      :class:`ColideFit`.
+      :class:`ColideFit`, in the dtype of ``x``; NaN where traced data are, or a step left all numbers.
 
     Raises:
-      ValueError: fewer than two examples or nodes, a constant column, or a number out of range.
+      ValueError: fewer than two examples or nodes, a constant column, one that is not finite, or a number out of range.
 
     Source: Saboksayr, Mateos, Tepper (2024), arXiv 2310.02895.
 
@@ -157,6 +159,11 @@ def colide_fit(
     centred = widened(x) - widened(x).mean(axis=0)
     cov = jnp.matmul(centred.T, centred, precision="highest") / len(x)
     variances = jnp.diag(cov)
+    if not isinstance(variances, jax.core.Tracer) and not np.all(np.isfinite(variances)):
+        wrong = int(np.argmin(np.isfinite(variances)))
+        raise ValueError(
+            f"colide_fit: column {wrong} has values that are not finite; leave out the examples that have them"
+        )
     if not isinstance(variances, jax.core.Tracer) and not np.all(np.asarray(variances) > 0):
         raise ValueError(f"colide_fit: column {int(np.argmin(variances))} is constant; leave it out")
 

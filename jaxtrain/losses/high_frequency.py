@@ -156,5 +156,8 @@ def hr_loss(
     """
     check_finite_number("w_wave", w_wave, low=0.0)
     check_finite_number("w_hog", w_hog, low=0.0)
+    for name, weight in (("w_wave", w_wave), ("w_hog", w_hog)):
+        if jnp.shape(weight) not in ((), pred.shape[:1]):
+            raise ValueError(f"hr_loss: {name} of shape {jnp.shape(weight)}; give one number or {pred.shape[:1]}")
     wave = wavelet_high_frequency_loss(widened(pred), target, levels=levels)
     return (w_wave * wave + w_hog * hog_loss(widened(pred), target, cell=cell)).astype(pred.dtype)

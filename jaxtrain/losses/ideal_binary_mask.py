@@ -109,8 +109,10 @@ def _ratio_db(where: str, ref: Array, est: Array) -> Array:
     # a silent reference explains nothing of the estimate
     scale = jnp.sum(s * e, axis=-1, keepdims=True) / jnp.where(energy > 0, energy, 1)
     signal, noise = jnp.sum((scale * s) ** 2, axis=-1), jnp.sum((scale * s - e) ** 2, axis=-1)
-    db = 10 * (jnp.log10(signal) - jnp.log10(noise))
-    return jnp.where(signal > 0, db, -jnp.inf).astype(ref.dtype)
+    # the ends of the scale have no slope: that of log 0 would be NaN, for all parameters because of one silent example
+    silent, exact = signal == 0, noise == 0
+    db = 10 * (jnp.log10(jnp.where(silent, 1, signal)) - jnp.log10(jnp.where(exact, 1, noise)))
+    return jnp.where(silent, -jnp.inf, jnp.where(exact, jnp.inf, db)).astype(ref.dtype)
 
 
 def sdr(ref: Float[Array, "*batch time"], est: Float[Array, "..."]) -> Float[Array, "*batch"]:
@@ -126,7 +128,7 @@ def sdr(ref: Float[Array, "*batch time"], est: Float[Array, "..."]) -> Float[Arr
 
     Returns:
       ``(...)`` decibels: infinite for a multiple of the reference, minus infinity where nothing of it is in the
-      estimate, as in silence.
+      estimate, as in silence; neither has a slope.
 
     Raises:
       ValueError: shapes that disagree.
@@ -153,7 +155,7 @@ def nsdr(
       mix: ``(..., time)`` the mixture.
 
     Returns:
-      ``(...)`` decibels.
+      ``(...)`` decibels; NaN where the reference is silent or both are multiples of it.
 
     Raises:
       ValueError: shapes that disagree.

@@ -26,7 +26,7 @@ def psnr(
       data_range: :math:`R` > 0, the largest value less the smallest; may be traced.
 
     Returns:
-      ``(batch,)`` decibels; infinite where both agree.
+      ``(batch,)`` decibels; infinite, without a slope, where both agree.
 
     Raises:
       ValueError: shapes that disagree; a range that is not positive.
@@ -39,7 +39,9 @@ def psnr(
     check_images("psnr", pred, target)
     check_finite_number("data_range", data_range, low=_TINY)
     error = jnp.mean((widened(pred) - widened(target)) ** 2, axis=(1, 2, 3))
-    return (20 * jnp.log10(data_range) - 10 * jnp.log10(error)).astype(pred.dtype)
+    agree = error == 0
+    db = 20 * jnp.log10(data_range) - 10 * jnp.log10(jnp.where(agree, 1, error))
+    return jnp.where(agree, jnp.inf, db).astype(pred.dtype)
 
 
 def ssim(
@@ -99,4 +101,4 @@ def ssim(
     mean_a, mean_b = mean_a + level, mean_b + level
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     found = (2 * mean_a * mean_b + c1) * (2 * both + c2) / ((mean_a**2 + mean_b**2 + c1) * (either + c2))
-    return jnp.mean(found.reshape(len(pred), -1), axis=1).astype(pred.dtype)
+    return jnp.mean(found.reshape(len(pred), pred.shape[-1], *found.shape[2:]), axis=(1, 2, 3)).astype(pred.dtype)

@@ -76,7 +76,7 @@ def in_context_regression_tasks(
 
     Raises:
       TypeError: a key that is not one.
-      ValueError: a number out of range.
+      ValueError: a number out of range; levels that are not a vector, or weights of another shape or all 0.
 
     Source: Liu, Cai, Chen, Li (2024), arXiv 2405.15115.
 
@@ -90,12 +90,8 @@ def in_context_regression_tasks(
     num_tasks, seq_len = static_int("num_tasks", num_tasks, low=1), static_int("seq_len", seq_len, low=1)
     dim = static_int("dim", dim, low=1)
     grid, weights = noise_prior
-    check_noise(grid, weights, prior_var)
+    check_noise("in_context_regression_tasks", grid, weights, prior_var)
     check_finite_number("input_scale", input_scale, low=_TINY)
-    if weights is not None and weights.shape != grid.shape:
-        raise ValueError(
-            f"in_context_regression_tasks: {grid.shape} noise levels with weights of shape {weights.shape}"
-        )
     to_w, to_sigma, to_x, to_y = jax.random.split(key, 4)
     w = jnp.sqrt(prior_var) * jax.random.normal(to_w, (num_tasks, dim))
     sigma = grid[jax.random.categorical(to_sigma, log_weights(grid, weights), shape=(num_tasks,))]

@@ -1,10 +1,11 @@
 """Intrinsic images, albedo times shading: shading as a number below one, the albedo it implies, and WHDR."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, check_finite_number
+from jaxtrain.core import Number, check_finite_number, debug_check
 from jaxtrain.losses._logits import widened
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -106,7 +107,8 @@ def whdr(
       ``(batch,)`` rates between 0 and 1; 0 without a pair.
 
     Raises:
-      ValueError: shapes that disagree; a delta out of range.
+      ValueError: shapes that disagree; a delta out of range; a point outside the image (traced ones move to its border,
+        and :func:`jaxtrain.core.checked` raises there).
 
     Source: Bell, Bala and Snavely (2014); as in Careaga and Aksoy (2023), arXiv 2311.12792.
 
@@ -121,6 +123,13 @@ def whdr(
             f"whdr: albedo {albedo.shape}, points {points.shape}, darker {darker.shape} and weights {weights.shape}; "
             f"give (batch, height, width), (batch, pairs, 4) and twice (batch, pairs)"
         )
+    border = np.array(albedo.shape[1:] * 2) - 1
+    message = f"whdr: a point lies outside the image of {albedo.shape[1]} × {albedo.shape[2]} pixels"
+    if isinstance(points, jax.core.Tracer):
+        debug_check(lambda: (points >= 0) & (points <= border), message)
+        points = jnp.clip(points, 0, border)
+    elif np.any(np.asarray(points) < 0) or np.any(np.asarray(points) > border):
+        raise ValueError(message)
     image = jnp.arange(len(albedo))[:, None]
     first, second = (jnp.maximum(widened(albedo)[image, points[..., i], points[..., i + 1]], 1e-10) for i in (0, 2))
     found = jnp.where(second > (1 + delta) * first, 1, jnp.where(first > (1 + delta) * second, 2, 0))

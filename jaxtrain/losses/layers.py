@@ -7,6 +7,8 @@ from jaxtyping import Array, Bool, Float
 from jaxtrain.core import Key, Number, check_finite_number, check_key
 from jaxtrain.losses._logits import widened
 
+_CLEAR = 2e-19  # alphas of saturated sigmoids; one over the square of larger ones is a number in float32
+
 
 def _check_rgba(where: str, rgba: Array) -> None:
     if rgba.ndim == 0 or rgba.shape[-1] != 4:
@@ -37,7 +39,7 @@ def premultiply(rgba: Float[Array, "*pixels 4"]) -> Float[Array, "*pixels 4"]:
 
 
 def unpremultiply(rgba: Float[Array, "*pixels 4"]) -> Float[Array, "*pixels 4"]:
-    r"""The inverse of :func:`premultiply`; black where alpha is 0.
+    r"""The inverse of :func:`premultiply`; black where alpha is 0, or so small (2e-19) that the slope is no number.
 
     Args:
       rgba: ``(..., 4)`` colours times alpha and, last, alpha.
@@ -54,9 +56,11 @@ def unpremultiply(rgba: Float[Array, "*pixels 4"]) -> Float[Array, "*pixels 4"]:
     [[1.0, 0.5, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0]]
     """
     _check_rgba("unpremultiply", rgba)
-    alpha = rgba[..., 3:]
-    colour = jnp.where(alpha == 0, 0, rgba[..., :3] / jnp.where(alpha == 0, 1, alpha))
-    return jnp.concatenate([colour, alpha], axis=-1)
+    x = widened(rgba)
+    alpha = x[..., 3:]
+    clear = jnp.abs(alpha) < _CLEAR
+    colour = jnp.where(clear, 0, x[..., :3] / jnp.where(clear, 1, alpha))
+    return jnp.concatenate([colour, alpha], axis=-1).astype(rgba.dtype)
 
 
 def alpha_composite(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Scalar
+from jaxtrain.core import Number, Scalar, debug_check
 from jaxtrain.core.numerics import static_int
 
 
@@ -26,11 +26,21 @@ def check_ids(where: str, name: str, ids: Array, x: Array) -> None:
 
 
 def as_segments(where: str, name: str, ids: Array, count: int | None) -> tuple[Array, int]:
-    """Ids from 0 on and how many there can be; without a count any integers will do, as many as there are examples."""
+    """Ids from 0 on and how many there can be; without a count any integers will do, as many as there are examples.
+
+    Traced ids that are out of range become the nearest one, and :func:`jaxtrain.core.checked` raises there.
+    """
     if count is None:
         return jnp.unique(ids, return_inverse=True, size=len(ids))[1].reshape(-1), len(ids)
     count = static_int(f"num_{name}", count, low=1)
-    if not isinstance(ids, jax.core.Tracer) and ids.size:
+    if isinstance(ids, jax.core.Tracer):
+        debug_check(
+            lambda: (ids >= 0) & (ids < count),
+            f"{where}: {name} has {{wrong}}, which is none of 0 … {count - 1}",
+            wrong=lambda: ids[jnp.argmax((ids < 0) | (ids >= count))],
+        )
+        return jnp.clip(ids, 0, count - 1), count
+    if ids.size:
         low, high = int(np.min(ids)), int(np.max(ids))
         if low < 0 or high >= count:
             wrong = low if low < 0 else high
@@ -90,7 +100,7 @@ def local_disparate_impact(
     kept = (size.min(axis=1) > 0) & (size.sum(axis=1) >= min_count)
     difference = jnp.abs(rate[:, 1] - rate[:, 0])
     return LocalDisparity(
-        max=jnp.where(kept.any(), jnp.max(jnp.where(kept, difference, 0.0)), jnp.nan),
+        max=jnp.where(kept.any(), jnp.max(difference, where=kept, initial=0.0), jnp.nan),
         mean=jnp.sum(jnp.where(kept, difference, 0.0)) / jnp.sum(kept),
     )
 
@@ -104,7 +114,7 @@ def p_rule(scores: Float[Array, " n"], groups: Int[Array, "..."], *, threshold: 
       threshold: above it a score is positive; may be traced.
 
     Returns:
-      A scalar in [0, 1] (not percent); 1 if nobody is positive.
+      A scalar in [0, 1] (not percent); 1 if nobody is positive, NaN if a group has no members.
 
     Raises:
       TypeError: groups that are not integers.
@@ -117,6 +127,7 @@ def p_rule(scores: Float[Array, " n"], groups: Int[Array, "..."], *, threshold: 
     """
     check_ids("p_rule", "groups", groups, scores)
     groups, _ = as_segments("p_rule", "groups", groups, 2)
-    _, rate = _rates(scores > threshold, groups, jnp.zeros_like(groups), 1)
+    size, rate = _rates(scores > threshold, groups, jnp.zeros_like(groups), 1)
     high = rate.max()
-    return jnp.where(high > 0, rate.min() / jnp.where(high > 0, high, 1.0), 1.0)
+    ratio = jnp.where(high > 0, rate.min() / jnp.where(high > 0, high, 1.0), 1.0)
+    return jnp.where(size.min() > 0, ratio, jnp.nan)

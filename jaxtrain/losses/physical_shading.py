@@ -40,10 +40,11 @@ def ggx_brdf(
        F = F_0 + (1 - F_0)(1 - v h)^5.
 
     It is reciprocal, :math:`f(v, l) = f(l, v)`. A metal sends back no more light than it gets; a white dielectric seen
-    at 80 degrees sends back up to 1.2 times that, since the diffuse part knows the Fresnel term of one half vector only. What arrives is the sum of :math:`f L (n l)` over the lights.
+    at 80 degrees sends back up to 1.2 times that, since the diffuse part knows the Fresnel term of one half vector
+    only. What arrives is the sum of :math:`f L (n l)` over the lights.
 
     Args:
-      n: ``(..., 3)`` unit normals.
+      n: ``(..., 3)`` unit normals, or 0 where there is no surface: dark, without a slope.
       v: ``(..., 3)`` unit vectors to the viewer.
       l: ``(..., 3)`` unit vectors to the light; all shapes are broadcast.
       albedo: :math:`\rho`, ``(..., 3)`` in [0, 1].
@@ -77,12 +78,12 @@ def ggx_brdf(
     n, v, l, rho, r, m = (widened(x) for x in (n, v, l, albedo, roughness, metallic))  # noqa: E741
     nv, nl = _dot(n, v), _dot(n, l)
     seen = (nv > 0) & (nl > 0)
-    between = jnp.where(seen, v + l, n)
+    between = jnp.where(seen, v + l, 1)  # whatever has a length and a slope
     h = between / jnp.sqrt(_dot(between, between))
     a = jnp.maximum(r, _SMOOTHEST) ** 2
     # (n h)² (a² - 1) + 1 would cancel for shiny surfaces
     across = jnp.cross(n, h)
-    spread = (a * _dot(n, h)) ** 2 + _dot(across, across)
+    spread = jnp.where(seen, (a * _dot(n, h)) ** 2 + _dot(across, across), 1)
     k = a / 2
     nv, nl = jnp.maximum(nv, 0), jnp.maximum(nl, 0)
     visible = 1 / (4 * (nv * (1 - k) + k) * (nl * (1 - k) + k))  # G over 4 (n v)(n l), without a division by 0
@@ -97,7 +98,7 @@ class SphericalGaussians(NamedTuple):
     """Light from all around as a sum of soft spots.
 
     Attributes:
-      axis: ``(lobes, 3)`` directions of the spots; of any length.
+      axis: ``(lobes, 3)`` directions of the spots; of any length but 0.
       sharpness: ``(lobes,)`` ≥ 0; 0 is light from everywhere.
       amplitude: ``(lobes, 3)`` colours at the centres.
     """
@@ -186,6 +187,8 @@ def sphere_render(
     """
     check_finite_number("radius", radius, low=_TINY)
     check_finite_number("sharpness", sharpness, low=_TINY)
+    check_finite_number("roughness", roughness, low=0.0, high=1.0)
+    check_finite_number("metallic", metallic, low=0.0, high=1.0)
     if light_dirs.ndim != 2 or light_dirs.shape[-1] != 3 or light_rgb.shape != light_dirs.shape:
         raise ValueError(
             f"sphere_render: light_dirs {light_dirs.shape} and light_rgb {light_rgb.shape}; give (lights, 3)"

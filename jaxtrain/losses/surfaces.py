@@ -40,7 +40,7 @@ def eikonal_loss(sdf_fn: Callable[[Array], Array], points: Float[Array, "n ..."]
     [4.0, 4.0]
     """
     _check_points("eikonal_loss", points)
-    shape = jax.eval_shape(sdf_fn, points[0]).shape
+    shape = jax.eval_shape(sdf_fn, jax.ShapeDtypeStruct(points.shape[1:], points.dtype)).shape
     if shape != ():
         raise ValueError(f"eikonal_loss: sdf_fn must give one number for a point, got shape {shape}")
     slope = widened(jax.vmap(jax.grad(sdf_fn))(points))
@@ -80,7 +80,7 @@ def material_smoothness_loss(
     check_finite_number("noise", noise, low=0.0)
     moved = points + (noise * jax.random.normal(key, points.shape, points.dtype)).astype(points.dtype)
     here, there = (widened(jax.vmap(material_fn)(x)) for x in (points, moved))
-    return jnp.sum(jnp.abs(here - there).reshape(len(points), -1), axis=-1).astype(points.dtype)
+    return jnp.sum(jnp.abs(here - there), axis=tuple(range(1, here.ndim))).astype(points.dtype)
 
 
 def neus_alpha(sdf_i: Float[Array, "*shape"], sdf_j: Float[Array, "..."], *, s: Number) -> Float[Array, "*shape"]:

@@ -25,6 +25,8 @@ CASES = {
     "calm": {"lr": 0.01, "s": [1.0, 0.9, 0.8]},
     # steps out of the domain: halved where s > 0.9, the stage anew elsewhere
     "wild": {"lr": 0.5, "s": [1.0, 1.0, 0.7]},
+    # the same at 0.9 itself, which still begins anew
+    "border": {"lr": 0.5, "s": [0.9, 0.9, 0.9]},
     # the first stage starts anew too, and stages end early
     "narrow": {"lr": 0.2, "s": [0.3, 0.2], "checkpoint": 10},
 }

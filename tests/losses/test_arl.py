@@ -80,6 +80,13 @@ def test_equal_and_empty_modalities():
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+def test_masked_classes_count_for_nothing(x64):
+    logits = [jnp.asarray(A), jnp.asarray(B)]
+    masked = [jnp.concatenate([x, jnp.full((7, 1), -jnp.inf)], axis=1) for x in logits]
+    np.testing.assert_allclose(modality_variance_weights(masked), modality_variance_weights(logits), rtol=1e-14)
+    np.testing.assert_allclose(coefficients(masked), coefficients(logits), rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_scaled_gradient(dtype):
     x, s = jnp.array([1.0, -2.0, jnp.inf], dtype), jnp.array(0.5)

@@ -27,6 +27,7 @@ COV = X.T @ X / 30
 CASES = {
     "calm": (0.01, (1.0, 0.9, 0.8), 100),
     "wild": (0.5, (1.0, 1.0, 0.7), 100),
+    "border": (0.5, (0.9, 0.9, 0.9), 100),
     "narrow": (0.2, (0.3, 0.2, 0.2), 10),
 }
 
@@ -127,6 +128,25 @@ def test_finds_a_graph_and_scales(x64):
     np.testing.assert_array_equal(a.sigma, 1.0)
 
 
+def test_nothing_unexplained_and_nothing_known():
+    # x1 = 2 x0 exactly: no noise is left, or a little less than none by rounding
+    w, cov = jnp.zeros((2, 2)).at[0, 1].set(2.0), jnp.array([[1.0, 2.0], [2.0, 4.0]])
+    less = cov.at[1, 1].set(4 - 1e-6)
+    for c in (cov, less):
+        np.testing.assert_array_equal(colide_nv_sigma(w, c), [1.0, 0.0])
+        assert np.all(np.isfinite(jax.grad(lambda w, c=c: colide_nv_sigma(w, c).sum())(w)))
+    value, slope = jax.value_and_grad(colide_ev_sigma)(w, 0 * cov)
+    assert float(value) == 0.0 and not np.any(slope)
+    assert np.isnan(colide_ev_sigma(w, jnp.nan * cov))
+
+
+def test_ends_when_numbers_are_lost():
+    """Traced data with NaN began every stage anew for ever."""
+    fit = jax.jit(lambda x: colide_fit(x, num_stages=2, warm_iters=5, last_iters=5))
+    found = fit(jnp.asarray(X, jnp.float32).at[0, 0].set(jnp.nan))
+    assert np.all(np.isnan(found.weights[0, 1:])) and np.isnan(found.sigma)
+
+
 def test_bad_input():
     w, x = jnp.zeros((3, 3)), jnp.arange(12.0).reshape(4, 3) ** 2
     with pytest.raises(ValueError, match=r"weights of shape \(3, 2\); give \(nodes, nodes\)"):
@@ -141,6 +161,8 @@ def test_bad_input():
         colide_nv_score(w, w, jnp.ones(2))
     with pytest.raises(ValueError, match="column 1 is constant"):
         colide_fit(x.at[:, 1].set(2.0))
+    with pytest.raises(ValueError, match="column 2 has values that are not finite"):
+        colide_fit(x.at[1, 2].set(jnp.nan))
     with pytest.raises(ValueError, match=r"data of shape \(1, 3\); give \(examples, nodes\)"):
         colide_fit(x[:1])
     with pytest.raises(ValueError, match="lambda1 must lie in"):

@@ -141,6 +141,15 @@ def test_ssim_keeps_its_digits_far_from_zero():
     np.testing.assert_allclose(ssim(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)), wanted, atol=2e-4)
 
 
+def test_equal_images_have_no_slope_and_no_images_no_number():
+    x = jnp.asarray(A[:1], jnp.float32)
+    value, slope = jax.value_and_grad(lambda y: psnr(y, x)[0])(x)
+    assert float(value) == np.inf and not np.any(slope)
+    assert np.isnan(psnr(x.at[0, 0, 0, 0].set(jnp.nan), x)[0])
+    none = jnp.zeros((0, 16, 16, 1))
+    assert ssim(none, none).shape == psnr(none, none).shape == hr_loss(none, none, w_wave=1.0, w_hog=1.0).shape == (0,)
+
+
 def test_contract():
     fn = functools.partial(hr_loss, w_wave=1.0, w_hog=1.0, cell=2, levels=2)
     check_loss(jax.jit(fn), predictions=A[:, :4, :4, :1], targets=B[:, :4, :4, :1])  # eager calls compile every step
@@ -164,6 +173,9 @@ def test_bad_input():
         hog_features(x, bins=1)
     with pytest.raises(ValueError, match="w_hog must lie in"):
         hr_loss(x, x, w_wave=1.0, w_hog=-1.0)
+    for wrong in (jnp.ones(3), jnp.ones((1, 1))):
+        with pytest.raises(ValueError, match=r"hr_loss: w_wave of shape .*; give one number or \(1,\)"):
+            hr_loss(x, x, w_wave=wrong, w_hog=1.0, cell=2)
     with pytest.raises(ValueError, match="hold no window of 11 × 11"):
         ssim(x, x)
     with pytest.raises(ValueError, match="data_range must lie in"):

@@ -73,6 +73,10 @@ def test_loss_is_optaxs_for_every_bin():
 def test_decibels_of_silence():
     s, zero = jnp.array([1.0, 2.0]), jnp.zeros(2)
     assert float(sdr(s, zero)) == -np.inf and float(sdr(zero, s)) == -np.inf and float(sdr(s, 4 * s)) == np.inf
+    # one silent or perfect example must not make NaN of a whole gradient
+    for ref, est in ((s, zero), (zero, s), (s, 4 * s)):
+        np.testing.assert_array_equal(jax.grad(sdr, argnums=1)(ref, est), 0.0)
+    assert np.isnan(nsdr(zero, s, s)) and np.isnan(sdr(s, s * jnp.nan))
 
 
 def test_global_figure_by_hand():

@@ -103,6 +103,26 @@ def test_much_data_tells_the_noise_and_single_precision_holds():
     np.testing.assert_allclose(found.var, exact.var, rtol=1e-3)
 
 
+def test_a_level_of_weight_zero_is_as_if_it_were_not_there(x64):
+    x, y, q, grid = map(jnp.asarray, (X, Y, Q[0], GRID))
+    mean = lambda w, grid: predict(x, y, q, prior_var=0.8, noise_grid=grid, noise_weights=w).mean  # noqa: E731
+    np.testing.assert_allclose(
+        mean(jnp.array([1.0, 0.0, 2.0]), grid), mean(jnp.array([1.0, 2.0]), grid[::2]), rtol=1e-12
+    )
+    slope = jax.grad(lambda w: mean(w, grid).sum())(jnp.array([1.0, 0.0, 2.0]))
+    assert np.all(np.isfinite(slope)) and slope[1] == 0 and slope[0] != 0
+
+
+def test_nothing_known_of_far_inputs_never_means_less_than_noise():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(10 * rng.normal(size=(20, 1)), jnp.float32)
+    far = jnp.asarray(1e4 * rng.normal(size=(20, 1)), jnp.float32)
+    found = predict(x, x[:, 0], far, prior_var=1.0, noise_grid=jnp.array([0.01]))
+    assert np.all(found.var >= np.float32(0.01) ** 2)  # a difference of 1e8, rounded at 10
+    alone = predict(x[:0], x[:0, 0], far, prior_var=1.0, noise_grid=jnp.array([0.01]))
+    np.testing.assert_allclose(alone.var, np.asarray(far)[:, 0] ** 2, rtol=1e-6)  # single precision
+
+
 def test_tasks_have_the_moments_of_their_formula():
     grid, weights = jnp.array(GRID, jnp.float32), jnp.array(WEIGHTS, jnp.float32)
     tasks = in_context_regression_tasks(
@@ -148,6 +168,13 @@ def test_bad_input():
         bayes_linear_regression_predictive(x, y, y, prior_var=1.0, noise_grid=grid)
     with pytest.raises(ValueError, match=r"where of shape \(2,\) for \(3,\) targets"):
         bayes_linear_regression_predictive(x, y, x, prior_var=1.0, noise_grid=grid, where=jnp.ones(2, bool))
+    with pytest.raises(ValueError, match="all noise_weights are 0"):
+        bayes_linear_regression_online(x, y, prior_var=1.0, noise_grid=grid, noise_weights=0 * grid)
+    for wrong in ((jnp.ones(()), None), (jnp.ones((2, 2)), None), (grid, jnp.ones(3))):
+        with pytest.raises(ValueError, match=r"in_context_regression_tasks: noise_grid .* give \(levels,\) for both"):
+            in_context_regression_tasks(
+                jax.random.key(0), num_tasks=1, seq_len=1, dim=1, prior_var=1.0, noise_prior=wrong
+            )
     with pytest.raises(ValueError, match="seq_len must be at least 1"):
         in_context_regression_tasks(
             jax.random.key(0), num_tasks=1, seq_len=0, dim=1, prior_var=1.0, noise_prior=(grid, None)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtrain.core import checked
 from jaxtrain.losses import (
     implied_albedo,
     inverse_shading,
@@ -167,5 +168,9 @@ def test_bad_input():
         implied_albedo(x[..., None], x[..., 0])
     with pytest.raises(ValueError, match=r"whdr: albedo \(2, 3, 3\), points \(2, 4\)"):
         whdr(x, pairs, pairs, x[..., 0])
+    with pytest.raises(ValueError, match="a point lies outside the image of 3 × 3 pixels"):
+        whdr(x, jnp.full((2, 4, 4), 3), pairs, jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match="a point lies outside the image of 3 × 3 pixels"):
+        checked(whdr)(x, jnp.full((2, 4, 4), -1), pairs, jnp.ones((2, 4)))
     with pytest.raises(ValueError, match="delta must lie in"):
         whdr(x, jnp.zeros((2, 4, 4), int), pairs, jnp.ones((2, 4)), delta=-1.0)

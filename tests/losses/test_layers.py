@@ -50,6 +50,10 @@ def test_multiplied_and_back(x64):
     clear = jnp.asarray(FG).at[..., 3].set(0.0)
     slope = jax.grad(lambda x: unpremultiply(x).sum())(premultiply(clear))
     assert np.all(np.isfinite(slope)) and not np.any(np.asarray(unpremultiply(premultiply(clear)))[..., :3])
+    # what a sigmoid gives at -60; its square is 0 in single precision
+    faint = jnp.array([0.0, 1e-27, 1e-26, 1e-26], jnp.float32)
+    assert np.all(np.isfinite(jax.grad(lambda x: unpremultiply(x).sum())(faint)))
+    np.testing.assert_allclose(unpremultiply(premultiply(jnp.array([0.2, 0.4, 0.6, 1e-12]))), [0.2, 0.4, 0.6, 1e-12])
 
 
 def test_loss_and_its_gradient_by_hand(x64):

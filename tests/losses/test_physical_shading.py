@@ -120,6 +120,20 @@ def test_shiny_highlights_keep_their_digits_in_single_precision():
     assert float(slope(jnp.zeros(1))[0]) == 0.0  # opposite vectors have no half vector
 
 
+def test_pixels_without_a_surface_are_dark_and_have_no_slope():
+    up = jnp.asarray(UP, jnp.float32)
+    material = {"albedo": jnp.ones(3), "roughness": jnp.full(1, 0.5), "metallic": jnp.full(1, 0.5)}
+    light = lambda n, v, l: ggx_brdf(n, v, l, **material).sum()  # noqa: E731, E741
+    value, slopes = jax.jit(jax.value_and_grad(light, argnums=(0, 1, 2)))(0 * up, up, up)
+    assert float(value) == 0.0 and not any(np.any(x) for x in slopes)
+
+
+def test_no_points_no_loss():
+    none = jnp.zeros((0, 3))
+    assert eikonal_loss(lambda p: p[0], none).shape == (0,)
+    assert material_smoothness_loss(lambda p: p, jax.random.key(0), none).shape == (0,)
+
+
 def test_lobes(x64):
     nodes, weights = np.polynomial.legendre.leggauss(60)
     lobes = SphericalGaussians(*(jnp.asarray(x) for x in (RNG.normal(size=(1, 3)), [3.0], [[1.0, 0.5, 0.2]])))
@@ -182,6 +196,10 @@ def test_sphere():
     at = (2 * np.arange(21) + 1) / 21 - 1
     inside = np.hypot(at[:, None], at[None]) < 0.6
     assert np.all((np.asarray(image[..., 3]) > 0.5) == inside)
+    edge = 64.0 * (np.hypot(at[:, None], at[None]) - 0.6)
+    np.testing.assert_allclose(
+        image[..., 3], 1 / (1 + np.exp(edge)), rtol=1e-4, atol=1e-30
+    )  # 64 times a rounded distance
     # at two pixels, from the normal
     for row, column in ((10, 10), (7, 13)):
         x, y = at[column] / 0.6, at[row] / 0.6
@@ -221,5 +239,8 @@ def test_bad_input():
         spherical_gaussian_light(x, SphericalGaussians(x, jnp.ones(1), x))
     with pytest.raises(ValueError, match=r"light_dirs \(2, 3\) and light_rgb \(3,\)"):
         sphere_render(0.5, x, x[0], albedo=x[0], roughness=0.5, metallic=0.0)
+    for name in ("roughness", "metallic"):
+        with pytest.raises(ValueError, match=f"{name} must lie in"):
+            sphere_render(0.5, x, x, **{"albedo": x[0], "roughness": 0.5, "metallic": 0.5, name: 1.5})
     with pytest.raises(ValueError, match="radius must lie in"):
         sphere_render(0.0, x, x, albedo=x[0], roughness=0.5, metallic=0.0)

@@ -1,4 +1,27 @@
-"""How wrong one example is: per example, no reduction."""
+"""How wrong one example is: per example, no reduction.
+
+The files, by what they are for:
+
+- classification: ``comp_sum``, ``ldr``, ``stablemax``, ``ensloss``, ``anyloss``, ``bias_loss``, ``svm``,
+  ``linear_cross_entropy``.
+- unequal classes and margins: ``long_tail``, ``wcdas``, ``mdcs``, ``amgc``, ``class_curvature``, ``fassl``,
+  ``fscil``.
+- wrong, few or coarse labels: ``noisy_labels``, ``elr``, ``coteaching``, ``nested_dropout``, ``shrinkmatch``,
+  ``bags``.
+- distillation: ``distillation``, ``dual_head``, ``tgeo``, ``tgeo_step``, ``alpha_divergence``, ``saf``.
+- regression, values and uncertainty: ``hl_gauss``, ``generalized_gaussian``, ``in_context``, ``bayes_linear``,
+  ``correctness_aware``.
+- information and energy: ``cauchy_schwarz``, ``meco``, ``gedi``, ``sgld``, ``collapse``.
+- structure, robustness and fairness: ``colide``, ``colide_fit``, ``road``, ``local_fairness``, ``adawac``, ``arl``,
+  ``trades``.
+- retrieval and metric learning: ``retrieval``, ``icnn``, ``supcon``, ``pcmepp``, ``coupled_estimation``, ``hashing``,
+  ``hamming``.
+- preferences and unlearning: ``dpo``, ``npo``, ``policy_gradient``.
+- attention and routing: ``attention_entropy``, ``load_balance``.
+- segmentation, topology and sound: ``topology``, ``skeletons``, ``ideal_binary_mask``.
+- images: ``high_frequency``, ``wavelets``, ``image_quality``, ``scale_shift``, ``intrinsic_images``, ``layers``,
+  ``surfaces``, ``physical_shading``, ``break_a_scene``, ``scales``, ``layer_choice``.
+"""
 
 from jaxtrain.losses.adawac import adawac_loss, adawac_update_weights, augmentation_consistency, soft_dice_loss
 from jaxtrain.losses.alpha_divergence import (

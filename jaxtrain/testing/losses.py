@@ -108,9 +108,13 @@ def _vmap(s: _Subject):
 def _batch(s: _Subject):
     x, y = s.inputs()
     half = len(x) // 2
-    return differing_values(
-        "batch", s.expected[:half], s.fn(x[:half], y[:half]), s.rtol, left="the whole batch", right="half of it"
-    )
+    for n, part in ((half, "half of it"), (1, "one example alone")):
+        broken = list(
+            differing_values("batch", s.expected[:n], s.fn(x[:n], y[:n]), s.rtol, left="the whole batch", right=part)
+        )
+        if broken:
+            return broken
+    return []
 
 
 def _permutation(s: _Subject):

@@ -93,6 +93,17 @@ def over_matrices(fn: Callable[..., Any], *, batch_axes: int = 1) -> Callable[..
     return fn
 
 
+def segment_mean(x: Array, ids: Array, count: int) -> Array:
+    """Means over ``count`` segments along the first axis; 0 for a segment without entries.
+
+    >>> segment_mean(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 2]), 3).tolist()
+    [2.0, 0.0, 5.0]
+    """
+    total = jax.ops.segment_sum(x, ids, count)
+    size = jax.ops.segment_sum(jnp.ones(len(x), x.dtype), ids, count)
+    return total / jnp.maximum(size, 1).reshape(-1, *(1,) * (x.ndim - 1))
+
+
 def static_int(name: str, value: Any, *, low: int) -> int:
     """``value`` as a Python integer ≥ ``low``, which decides shapes and therefore cannot be traced.
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Key, Number, check_finite_number
 from jaxtrain.core.checks import check_key
-from jaxtrain.core.numerics import static_int
+from jaxtrain.core.numerics import segment_mean, static_int
 from jaxtrain.losses._logits import in_range, widened
 
 
@@ -19,13 +19,6 @@ def _checked_ids(where: str, values: Array, bag_means: Array, bag_ids: Array, na
     if bag_means.ndim != 1:
         raise ValueError(f"{where}: bag_means need one number for each bag, got {bag_means.shape}")
     return in_range(where, bag_ids, len(bag_means), names=("bag", "bags"))
-
-
-def _bag_mean(x: Array, bag_ids: Array, num_bags: int) -> Array:
-    """Means over the bags, along the first axis; 0 for a bag without examples."""
-    total = jax.ops.segment_sum(x, bag_ids, num_bags)
-    size = jax.ops.segment_sum(jnp.ones(len(x), x.dtype), bag_ids, num_bags)
-    return total / jnp.maximum(size, 1).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def bag_level_loss(
@@ -113,8 +106,8 @@ def interpolated_bag_loss(
     bag_ids = _checked_ids("interpolated_bag_loss", predictions, bag_means, bag_ids)
     check_finite_number("rho", rho, low=0.0)
     f, m = widened(predictions), len(bag_means)
-    mean = _bag_mean(f, bag_ids, m)
-    within = _bag_mean((f - mean[bag_ids]) ** 2, bag_ids, m)
+    mean = segment_mean(f, bag_ids, m)
+    within = segment_mean((f - mean[bag_ids]) ** 2, bag_ids, m)
     some = jax.ops.segment_sum(jnp.ones_like(f), bag_ids, m) > 0
     return jnp.where(some, (widened(bag_means) - mean) ** 2 + rho * within, 0.0).astype(predictions.dtype)
 
@@ -159,7 +152,7 @@ def interpolated_bag_ridge(
     check_finite_number("rho", rho, low=0.0)
     check_finite_number("ridge", ridge, low=0.0)
     rows, y = widened(x), widened(bag_means)[bag_ids]
-    means = _bag_mean(rows, bag_ids, len(bag_means))[bag_ids]
+    means = segment_mean(rows, bag_ids, len(bag_means))[bag_ids]
     within = rows - means
     # the solution is only as good as these products: not rounded to less than single precision on accelerators
     between, inside, moment = (
@@ -214,4 +207,4 @@ def private_bag_means(
     wide = jnp.clip(widened(y), -clip, clip)
     size = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(wide), bag_ids, num_bags), 1)
     noise = jax.random.laplace(key, (num_bags,), wide.dtype) * 2 * clip / (size * epsilon)
-    return (_bag_mean(wide, bag_ids, num_bags) + noise).astype(y.dtype)
+    return (segment_mean(wide, bag_ids, num_bags) + noise).astype(y.dtype)

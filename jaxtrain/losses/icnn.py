@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Scalar, check_finite_number, debug_check
-from jaxtrain.core.numerics import static_int
+from jaxtrain.core.numerics import segment_mean, static_int
 from jaxtrain.losses._logits import in_range, widened
 
 _CLOSE = 1e-6  # added to squared distances, whose root has no slope at zero
@@ -50,9 +50,7 @@ def prototypes(support: Float[Array, "n d"], labels: Int[Array, "..."], n_classe
     _check("prototypes", support=(support, labels))
     n_classes = static_int("n_classes", n_classes, low=1)
     labels = in_range("prototypes", labels, n_classes)
-    total = jax.ops.segment_sum(widened(support), labels, num_segments=n_classes)
-    counts = jax.ops.segment_sum(jnp.ones(len(labels), total.dtype), labels, num_segments=n_classes)
-    return (total / jnp.maximum(counts, 1)[:, None]).astype(support.dtype)
+    return segment_mean(widened(support), labels, n_classes).astype(support.dtype)
 
 
 def proto_triplet_loss(

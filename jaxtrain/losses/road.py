@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
+from jaxtrain.core.numerics import segment_mean
 from jaxtrain.losses._logits import widened
 from jaxtrain.losses.local_fairness import as_segments, check_ids
 
@@ -14,9 +15,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 def _mean_of_own(x: Array, ids: Array, count: int) -> Array:
     """For each example the mean over its group."""
-    total = jax.ops.segment_sum(x, ids, count)
-    size = jax.ops.segment_sum(jnp.ones_like(x), ids, count)
-    return (total / jnp.maximum(size, 1))[ids]
+    return segment_mean(x, ids, count)[ids]
 
 
 def broad_weights(

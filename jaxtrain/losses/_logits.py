@@ -44,12 +44,26 @@ def in_range(where: str, labels: Array, num_classes: int, *, names: tuple[str, s
             label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())] if labels.size else labels.sum(),
         )
         return jnp.clip(labels, 0, num_classes - 1)
-    if labels.size:
-        values = np.asarray(labels)  # not jnp: inside jit even constants would turn into tracers
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= num_classes:
-            raise ValueError(f"{where}: {one} {low if low < 0 else high} is none of the {num_classes} {many}")
+    _refuse_outside(where, labels, num_classes, one, many)
     return labels
+
+
+def check_memory(where: str, logits: Array, indices: Array, num_examples: int, num_classes: int) -> None:
+    """Raises unless a batch's logits and indices fit a memory of so many examples; traced indices are not looked at."""
+    if logits.shape != (*indices.shape, num_classes):
+        raise ValueError(
+            f"{where}: indices of shape {indices.shape} need logits {(*indices.shape, num_classes)}, got {logits.shape}"
+        )
+    if not isinstance(indices, jax.core.Tracer):
+        _refuse_outside(where, indices, num_examples, "index", "examples")
+
+
+def _refuse_outside(where: str, numbers: Array, count: int, one: str, many: str) -> None:
+    if numbers.size:
+        values = np.asarray(numbers)  # not jnp: inside jit even constants would turn into tracers
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= count:
+            raise ValueError(f"{where}: {one} {low if low < 0 else high} is none of the {count} {many}")
 
 
 def _like_probabilities(logits: Array) -> Array:

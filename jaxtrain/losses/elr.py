@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import check_labels, check_same_logits, surprise, widened
+from jaxtrain.losses._logits import check_labels, check_memory, check_same_logits, surprise, widened
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -208,16 +208,7 @@ def elr_targets(
         return ElrTargets(jnp.zeros((num_examples, num_classes), dtype))
 
     def update(state, indices, logits):
-        if logits.shape != (*indices.shape, num_classes):
-            raise ValueError(
-                f"elr_targets: indices of shape {indices.shape} need logits {(*indices.shape, num_classes)}, "
-                f"got {logits.shape}"
-            )
-        if not isinstance(indices, jax.core.Tracer) and indices.size:
-            values = np.asarray(indices)
-            if values.min() < 0 or values.max() >= num_examples:
-                wrong = values.min() if values.min() < 0 else values.max()
-                raise ValueError(f"elr_targets: index {wrong} is none of the {num_examples} examples")
+        check_memory("elr_targets", logits, indices, num_examples, num_classes)
         p = _clipped(jax.lax.stop_gradient(logits), clip)
         moved = beta * state.targets[indices] + (1 - beta) * p / jnp.sum(p, axis=-1, keepdims=True)
         moved = moved.astype(state.targets.dtype)

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, check_finite_number
-from jaxtrain.losses._logits import check_labels, check_same_logits, tempered_kl, widened
+from jaxtrain.losses._logits import check_labels, check_memory, check_same_logits, tempered_kl, widened
 
 
 def saf_trajectory_loss(
@@ -195,16 +195,7 @@ def logits_memory(
         return LogitsMemory(jnp.zeros((num_examples, slots, num_classes), dtype))
 
     def update(memory, indices, logits, *, epoch):
-        if logits.shape != (*indices.shape, num_classes):
-            raise ValueError(
-                f"logits_memory: indices of shape {indices.shape} need logits {(*indices.shape, num_classes)}, "
-                f"got {logits.shape}"
-            )
-        if not isinstance(indices, jax.core.Tracer) and indices.size:
-            values = np.asarray(indices)
-            if values.min() < 0 or values.max() >= num_examples:
-                wrong = values.min() if values.min() < 0 else values.max()
-                raise ValueError(f"logits_memory: index {wrong} is none of the {num_examples} examples")
+        check_memory("logits_memory", logits, indices, num_examples, num_classes)
         epoch = jnp.asarray(epoch)
         # + 1 is - window in the ring, and stays positive
         past = memory.logits[indices, (epoch + 1) % slots].astype(logits.dtype)

@@ -39,6 +39,13 @@ def note(chosen: Any, grid: Sequence[Any]) -> None:
     _open[-1].append({"chosen": chosen, "low": low, "high": high, "at_end": at_end.tolist()})
 
 
+def lowest(scores: Any, grid: Sequence[Any]) -> int:
+    """The place of the lowest score, noted as a choice from the grid. What is not finite, a diverged run, is the worst."""
+    place = int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))
+    note(grid[place], grid)
+    return place
+
+
 def warnings(arm: str, choices: Sequence[dict[str, Any]]) -> list[str]:
     """A line for every choice at an end."""
     return [

@@ -120,10 +120,7 @@ def best(
         scores = jax.jit(lambda: jax.lax.map(lambda v: jnp.mean(jax.lax.map(lambda k: run(k, v), keys)), grid))()
     else:
         scores = jax.jit(jax.vmap(lambda v: jnp.mean(jax.vmap(lambda k: run(k, v))(keys))))(grid)
-    # a diverged run is the worst
-    value = np.asarray(grid[int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))])
-    _ends.note(value, values)
-    return value
+    return np.asarray(grid[_ends.lowest(scores, values)])
 
 
 def first_below(curve: jax.Array, target: jax.Array) -> jax.Array:

@@ -39,8 +39,5 @@ def best(score: Callable[[Any, float], Any], values: Sequence[float], *, smoke: 
     if smoke:
         values = values[:1]
     keys = jax.random.split(jax.random.key(20_000), 1 if smoke else 3)
-    scores = [jax.tree.map(lambda x: np.nan_to_num(x.mean(), nan=np.inf), each(score, keys, v)) for v in values]
-    chosen = jax.tree.map(lambda *s: values[int(np.argmin(s))], *scores)
-    for value in jax.tree.leaves(chosen):
-        _ends.note(value, values)
-    return chosen
+    scores = [jax.tree.map(np.mean, each(score, keys, v)) for v in values]
+    return jax.tree.map(lambda *s: values[_ends.lowest(s, values)], *scores)

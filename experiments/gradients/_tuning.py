@@ -23,9 +23,7 @@ def tuned(run, keys, grid, *, seeds=3):
     settings = jnp.repeat(grid, seeds, axis=0)
     parts = [run(others[part], settings[part])[0] for part in pairs.reshape(-1, count)]
     means = np.concatenate(parts)[: len(grid) * seeds].reshape(len(grid), seeds).mean(axis=1)
-    # a diverged run is the worst
-    value = grid[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
-    _ends.note(value, grid)
+    value = grid[_ends.lowest(means, grid)]
     _, metrics = run(keys, jnp.tile(value, (count, 1)))
     return metrics, value
 

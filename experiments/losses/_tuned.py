@@ -23,8 +23,5 @@ def at_its_best(
     grid = np.repeat(np.asarray(rates, np.float32), TUNING_SEEDS)
     scores = np.asarray(runs(other[np.arange(len(grid)) % TUNING_SEEDS], jnp.asarray(grid))[by])
     means = scores.reshape(len(rates), TUNING_SEEDS).mean(axis=1)
-    # a diverged run is the worst
-    best = rates[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
-    _ends.note(best, rates)
-    chosen = jnp.full(len(keys), best, jnp.float32)
+    chosen = jnp.full(len(keys), rates[_ends.lowest(means, rates)], jnp.float32)
     return {**runs(keys, chosen), "rate": chosen}

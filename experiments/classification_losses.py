@@ -53,14 +53,14 @@ class Loss(NamedTuple):
       fn: ``(logits, labels, number, counts, memory) -> (losses, memory)`` for a batch and what is kept of its examples.
       numbers: three values of its own number, or none.
       says: what the number is.
-      kept: how many numbers are kept of an example, and what they start at.
+      kept: what is kept of an example at first, from the loss's own number.
       cosine: whether the logits are cosines of features and class weights.
     """
 
     fn: Callable[..., tuple[jax.Array, jax.Array]]
     numbers: tuple[float, ...] = ()
     says: str = ""
-    kept: tuple[int, float] = (0, 0.0)
+    kept: Callable[[jax.Array], jax.Array] = lambda v: jnp.zeros(0)
     cosine: bool = False
 
 
@@ -105,9 +105,9 @@ LOSSES: dict[str, Loss] = {
         lambda z, y, v: ls.symmetric_cross_entropy_loss(z, y, alpha=v, beta=1.0), 0.03, 0.1, 1.0, says="alpha"
     ),
     "LDR-KL": _plain(lambda z, y, v: ls.ldr_kl_loss(ls.l1_normalize_logits(z), y, lam=v, margin=0.1), 0.1, 0.3, 1.0, says="lambda"),
-    "ALDR-KL": Loss(_aldr, (0.1, 0.3, 1.0), "lambda 0", kept=(1, 1.0)),
+    "ALDR-KL": Loss(_aldr, (0.1, 0.3, 1.0), "lambda 0", kept=lambda v: v[None]),
     "StableMax": _plain(ls.stablemax_cross_entropy),
-    "ELR": Loss(_elr, (1.0, 3.0, 7.0), "lambda", kept=(CLASSES, 0.0)),
+    "ELR": Loss(_elr, (1.0, 3.0, 7.0), "lambda", kept=lambda v: jnp.zeros(CLASSES)),
     "logit adjustment": _counted(lambda z, y, n, v: ls.logit_adjusted_loss(z, y, n, tau=v), 0.5, 1.0, 1.5, says="tau"),
     "LDAM": _counted(
         lambda z, y, n, v: ls.ldam_loss(z, y, n, max_margin=v, scale=10.0), 0.1, 0.3, 0.5, says="largest margin", cosine=True
@@ -155,9 +155,7 @@ def fit(key: jax.Array, setting: jax.Array, problem: tuple[jax.Array, jax.Array]
     tx = optax.adam(optax.cosine_decay_schedule(1.0, steps))
     params = s.mlp(start, (x.shape[1], 128, CLASSES))
     counts = jnp.maximum(jnp.zeros(CLASSES).at[labels].add(chances > 0), 1.0)
-    memory = jnp.full((len(labels), loss.kept[0]), loss.kept[1])
-    if loss.kept[0] == 1:
-        memory = jnp.full_like(memory, number)  # a temperature, from its first value
+    memory = jnp.tile(loss.kept(number), (len(labels), 1))
     edges = jnp.cumsum(chances)
 
     def step(carry, key):

@@ -30,7 +30,6 @@ def of_logits() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     return {
         "optax cross-entropy": _optax,
         "comp_sum_loss": losses.comp_sum_loss,
-        "comp_sum_loss, tau=1.7": functools.partial(losses.comp_sum_loss, tau=1.7),
         "generalized_cross_entropy_loss": losses.generalized_cross_entropy_loss,
         "symmetric_cross_entropy_loss": functools.partial(losses.symmetric_cross_entropy_loss, alpha=0.1, beta=1.0),
         "ldr_kl_loss": losses.ldr_kl_loss,

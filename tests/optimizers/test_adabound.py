@@ -83,6 +83,12 @@ def test_half_precision_keeps_float32_moments():
 def test_clear_errors():
     with pytest.raises(ValueError, match="adabound: the bounds are relative to the base learning rate"):
         adabound(0.0)
+    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 0.99.*\], got 1.0"):
+        amsbound(b2=1.0)
+    with pytest.raises(ValueError, match=r"eps must lie in \[0.0, inf\], got -1.0"):
+        adabound(eps=-1.0)
+    with pytest.raises(ValueError, match=r"final must lie in \[0.0, inf\], got -1.0"):
+        scale_by_adabound(final=-1.0)
     with pytest.raises(ValueError, match=r"gamma must lie in \[1.17.*e-38, inf\], got 0.0"):
         adabound(gamma=0.0)
     with pytest.raises(ValueError, match=r"final_learning_rate must lie in \[0.0, inf\], got -1.0"):

@@ -162,5 +162,12 @@ def test_clear_errors():
     for tx in (adaptive_gradient_clip(), add_norm_loss_decay(), add_stable_weight_decay(optax.identity()), lookahead()):
         with pytest.raises(ValueError, match="needs the parameters: call tx.update"):
             tx.update(w, tx.init(w))
+    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 0.99.*\], got 1.0"):
+        add_stable_weight_decay(optax.identity(), b2=1.0)
+    with pytest.raises(ValueError, match=r"eps must lie in \[1.17.*e-38, inf\], got 0.0"):
+        add_norm_loss_decay(eps=0.0)  # a unit of zeros would be 0/0
+    for make in (add_norm_loss_decay, lambda x: add_stable_weight_decay(optax.identity(), x)):
+        with pytest.raises(ValueError, match=r"must lie in \[0.0, inf\], got -1.0"):
+            make(-1.0)
     with pytest.raises(ValueError, match=r"sync_period must lie in \[1, inf\], got 0"):
         lookahead(0)

@@ -28,9 +28,9 @@ def adabound_bounds(step: Number, final: Number = 0.1, gamma: Number = 1e-3) -> 
     >>> [float(b) for b in adabound_bounds(4, final=1.0, gamma=0.25)]
     [0.5, 2.0]
     """
-    pace = jnp.asarray(gamma) * step
-    # F · x/(x + 1): without the difference of near numbers while x is small
-    return final * pace / (pace + 1), final * (1 + 1 / pace)
+    # the lower one without the difference of near numbers while γt is small
+    room = 1 + 1 / (jnp.asarray(gamma) * step)
+    return final / room, final * room
 
 
 class AdaBoundState(NamedTuple):

@@ -34,11 +34,11 @@ def test_optax_with_the_same_numbers_rounds_its_decay(x64):
     assert largest_difference(unfactored, theirs) > 0.01
 
 
-def transcription(x, grads, b1):
+def transcription(x, grads, b1, eps1):
     """Algorithm 4 of the paper with sums, relative steps, and a momentum of the scaled updates; NumPy."""
     x, rows, columns, mean = np.array(x), 0.0, 0.0, 0.0
     for t, g in enumerate(np.asarray(grads), start=1):
-        b2, squares = 1 - t**-0.8, g**2 + 1e-30
+        b2, squares = 1 - t**-0.8, g**2 + eps1
         rows = b2 * rows + (1 - b2) * squares.sum(axis=1)
         columns = b2 * columns + (1 - b2) * squares.sum(axis=0)
         u = g / np.sqrt(np.outer(rows, columns) / rows.sum())
@@ -49,14 +49,16 @@ def transcription(x, grads, b1):
     return x
 
 
-@pytest.mark.parametrize("b1", [None, 0.9])
-def test_equals_a_transcription(x64, b1):
+@pytest.mark.parametrize(("b1", "eps1"), [(None, 1e-30), (0.9, 0.1)])
+def test_equals_a_transcription(x64, b1, eps1):
     params, grads = start()
-    ours, state = follow(adafactor(b1=b1), params["matrix"], grads["matrix"])
-    wanted = transcription(params["matrix"], grads["matrix"], b1 or 0.0)
+    ours, state = follow(adafactor(b1=b1, eps1=eps1), params["matrix"], grads["matrix"])
+    wanted = transcription(params["matrix"], grads["matrix"], b1 or 0.0, eps1)
     np.testing.assert_allclose(ours[-1], wanted, rtol=0, atol=1e-13)  # as above
     sizes = sorted(x.size for x in jax.tree.leaves(state) if x.size > 1)
     assert sizes == ([2, 3] if b1 is None else [2, 3, 6])
+    unfactored = adafactor(min_dim_size_to_factor=3).init(params["matrix"])
+    assert sorted(x.size for x in jax.tree.leaves(unfactored) if x.size > 1) == [6]
 
 
 def test_a_rank_one_square_is_rebuilt_exactly(x64):

@@ -51,9 +51,9 @@ def test_schedules_stay_where_the_counter_ends():
 
 def test_one_warmup_gives_both_schedules(x64):
     params, grads = start()
-    ours, _ = follow(ademamix(falling(0.1), b3=0.999, alpha=8.0, warmup_steps=30), params, grads)
-    schedules = ademamix_b3_schedule(0.999, 0.9, 30), ademamix_alpha_schedule(8.0, 30)
-    theirs = optax.contrib.ademamix(falling(0.1), 0.9, 0.999, *schedules)
+    ours, _ = follow(ademamix(falling(0.1), 0.8, 0.99, 0.999, 8.0, 1e-2, warmup_steps=30), params, grads)
+    schedules = ademamix_b3_schedule(0.999, 0.8, 30), ademamix_alpha_schedule(8.0, 30)
+    theirs = optax.contrib.ademamix(falling(0.1), 0.8, 0.99, *schedules, eps=1e-2)
     assert largest_difference(ours, follow(theirs, params, grads)[0]) < 1e-15  # the same program
 
 

@@ -23,6 +23,13 @@ def test_equals_pytorch_with_the_decay_converted(x64):
     ours, _ = follow(adamw_original(0.1, weight_decay=0.03, schedule=ETA), params, grads)
     theirs, _ = follow(optax.adamw(falling(0.1), weight_decay=0.3), params, grads)
     assert largest_difference(ours, theirs) < ROUNDING
+    adam = {"b1": 0.8, "b2": 0.95, "eps": 1e-2}
+    ours, _ = follow(adamw_original(0.1, weight_decay=0.03, schedule=ETA, **adam), params, grads)
+    theirs, _ = follow(optax.adamw(falling(0.1), weight_decay=0.3, **adam), params, grads)
+    assert largest_difference(ours, theirs) < ROUNDING
+    ours, _ = follow(adam_l2(falling(0.1), l2=0.3, **adam), params, grads)
+    theirs, _ = follow(optax.chain(optax.add_decayed_weights(0.3), optax.adam(falling(0.1), **adam)), params, grads)
+    assert largest_difference(ours, theirs) < ROUNDING
     # and without decay it is Adam
     ours, _ = follow(adamw_original(0.1, schedule=ETA), params, grads)
     assert largest_difference(ours, follow(optax.adam(falling(0.1)), params, grads)[0]) < ROUNDING

@@ -127,6 +127,11 @@ def test_normalisation_and_decays(x64):
     expected = jax.grad(lambda w: 0.3 * jnp.sum((1 - jnp.linalg.norm(w, axis=0)) ** 2))(jnp.asarray(w))
     found, _ = add_norm_loss_decay(0.3).update(jnp.zeros((3, 2)), optax.EmptyState(), jnp.asarray(w))
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # eps beside lengths of order one
+    found, _ = add_norm_loss_decay(0.5, 1.0).update(jnp.zeros((2, 1)), optax.EmptyState(), jnp.array([[3.0], [4.0]]))
+    np.testing.assert_allclose(found, [[2.5], [10 / 3]], rtol=1e-6)  # (1 - 1/(5 + 1)) w
+    # parameters without arrays
+    _, state = tx.update({}, tx.init({}), {})
+    assert state.mean_square == 0
 
 
 def test_lookahead_is_optaxs(x64):

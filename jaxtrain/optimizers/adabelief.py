@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import zeros_accumulator
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -18,6 +18,14 @@ class AdaBeliefState(NamedTuple):
     mu: Params
     nu: Params
     nu_max: Params | None
+
+
+def _langevin(x: Array) -> Array:
+    """coth x - 1/x for x > 0; where that is a difference of near numbers, by Lambert's continued fraction."""
+    small, tail = jnp.minimum(x, 1.0), 21.0
+    for odd in range(19, 1, -2):
+        tail = odd + small**2 / tail
+    return jnp.where(x < 1, small / tail, 1 / jnp.tanh(x) - 1 / x)
 
 
 def scale_by_adabelief(
@@ -52,8 +60,8 @@ def scale_by_adabelief(
     Not-a-number gradients stay in the state.
 
     Args:
-      b1: decay of the mean, in [0, 1].
-      b2: decay of the squared distance from it, in [0, 1]; with ``rectify`` above 0.6.
+      b1: decay of the mean, in [0, 1).
+      b2: decay of the squared distance from it, in [0, 1); with ``rectify`` above 2/3.
       eps: both :math:`\epsilon`, ≥ 0.
       rectify: RAdam's rule, the package's default since 0.1.
       amsgrad: the largest :math:`s`.
@@ -71,12 +79,11 @@ def scale_by_adabelief(
     >>> u.round(4).tolist()
     [2.0]
     """
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
     if rectify:
-        # below, ρ∞ ≤ 4: no step would ever be rectified
-        check_finite_number("b2 with rectify", b2, low=0.6, high=1.0)
+        # below, ρ∞ < 5: no step would ever be rectified
+        check_finite_number("b2 with rectify", b2, low=2 / 3)
 
     def init(params):
         largest = zeros_accumulator(params) if amsgrad else None
@@ -88,7 +95,9 @@ def scale_by_adabelief(
         c1, c2 = 1 - b1**count, 1 - b2**count
         if rectify:
             limit = 2 / (1 - b2) - 1
-            rho = limit - 2 * count * b2**count / c2
+            # ρ∞ - 2t β₂ᵗ/(1 - β₂ᵗ), a difference of numbers near 2/(1 - β₂) while t is small
+            half = -jnp.log(b2) / 2
+            rho = count + _langevin(half) - count * _langevin(count * half)
             tame = rho >= 5
             safe = jnp.where(tame, rho, 5.0)
             rate = jnp.sqrt(c2 * (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe))

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import zeros_accumulator
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -28,9 +28,9 @@ def adabound_bounds(step: Number, final: Number = 0.1, gamma: Number = 1e-3) -> 
     >>> [float(b) for b in adabound_bounds(4, final=1.0, gamma=0.25)]
     [0.5, 2.0]
     """
-    pace = jnp.asarray(gamma) * step
-    # F · x/(x + 1): without the difference of near numbers while x is small
-    return final * pace / (pace + 1), final * (1 + 1 / pace)
+    # the lower one without the difference of near numbers while γt is small
+    room = 1 + 1 / (jnp.asarray(gamma) * step)
+    return final / room, final * room
 
 
 class AdaBoundState(NamedTuple):
@@ -64,8 +64,8 @@ def scale_by_adabound(
     the authors' code. Not-a-number gradients stay in the state.
 
     Args:
-      b1: decay of the first moment, in [0, 1].
-      b2: decay of the second moment, in [0, 1].
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
       final: :math:`F/\eta`, ≥ 0.
       gamma: how fast the bounds close, in 1/steps, > 0.
       eps: added to the root, ≥ 0.
@@ -84,8 +84,7 @@ def scale_by_adabound(
     >>> [round(u, 4) for u in tx.update(g, tx.init(g))[0].tolist()]
     [0.002, 1.0, 50.0]
     """
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("final", final, low=0.0)
     check_finite_number("gamma", gamma, low=float(np.finfo(np.float32).tiny))
     check_finite_number("eps", eps, low=0.0)
@@ -139,7 +138,8 @@ def adabound(
       b1, b2, gamma, eps, amsbound: see :func:`scale_by_adabound`.
       weight_decay: L2, added to the gradient. The authors' AdaBoundW takes a fixed share w of the parameters instead:
         ``optax.chain(adabound(…), optax.add_decayed_weights(-w))``.
-      base_learning_rate: :math:`\eta`; None: the number, or the schedule's value at step 0, which must not be zero.
+      base_learning_rate: :math:`\eta`; None: the number, or the schedule's value at step 0, which must not be zero. In
+        ``optax.inject_hyperparams`` a schedule arrives as the number of the step: give it there.
 
     Returns:
       A transformation.

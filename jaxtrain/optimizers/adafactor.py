@@ -4,11 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 
-from jaxtrain.core import Number, check_finite_number
+from jaxtrain.core import Number, check_decays, check_finite_number
 from jaxtrain.core.numerics import static_int
 from jaxtrain.optimizers._accumulators import in_accumulators
 from jaxtrain.optimizers._fused import map_leaves
+
+_LEAST = float(np.finfo(np.float32).tiny)
+
+
+def _number(count: Number) -> Array:
+    """t of optax's counter; not ``count + 1``, which in integers overflows where the counter ends."""
+    return jnp.asarray(count, jnp.result_type(float)) + 1
 
 
 def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> optax.Schedule:
@@ -22,7 +30,7 @@ def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> 
       A schedule over optax's counter, which is t - 1.
 
     Raises:
-      ValueError: ``max_relative`` is negative or not finite.
+      ValueError: ``max_relative`` is not positive and finite.
 
     Source: Shazeer, Stern (2018), arXiv 1804.04235.
 
@@ -30,10 +38,10 @@ def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> 
     >>> [round(float(rho(t)), 6) for t in (0, 9_999, 39_999)]
     [0.01, 0.01, 0.005]
     """
-    check_finite_number("max_relative", max_relative, low=0.0)
+    check_finite_number("max_relative", max_relative, low=_LEAST)
 
     def schedule(count):
-        t = jnp.asarray(count + 1, jnp.result_type(float))
+        t = _number(count)
         return jnp.minimum(1e-6 * t if warmup else max_relative, 1 / jnp.sqrt(t))
 
     return schedule
@@ -41,7 +49,7 @@ def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> 
 
 def _decay(count: Number, exponent: Number) -> Number:
     """1 - t^-c, in the precision of the session: optax's own is single precision always."""
-    return 1 - jnp.asarray(count + 1, jnp.result_type(float)) ** (-exponent)
+    return 1 - _number(count) ** (-exponent)
 
 
 def _scale_by_clipped_factored_rms(
@@ -76,7 +84,8 @@ def _scale_by_clipped_factored_rms(
                 again = jax.lax.optimization_barrier(g)
                 col = average(col, jnp.mean(again * again, axis=short))
                 mean = jnp.mean(row, axis=short - (short > long), keepdims=True)
-                factors = jnp.expand_dims((row / mean) ** -0.5, long), jnp.expand_dims(col**-0.5, short)
+                # not (row / mean)^-1/2: a row of zeros beside entries of 10^4 would be ε₁/mean, zero in float32
+                factors = jnp.expand_dims(row**-0.5 * mean**0.5, long), jnp.expand_dims(col**-0.5, short)
             root = jnp.sqrt(jnp.mean(scaled(g, factors) ** 2))
             u = scaled(*jax.lax.optimization_barrier((g, factors))) / jnp.maximum(1, root / threshold)
             return u.astype(g.dtype), row, col, whole
@@ -91,6 +100,8 @@ def _scale_by_parameter_rms(least: Number) -> optax.GradientTransformation:
     """optax's ``scale_by_param_block_rms`` in one pass: its selection of entries is for derivatives."""
 
     def update(updates, params):
+        if params is None:
+            raise ValueError("adafactor's steps are relative to the parameters: call tx.update(updates, state, params)")
         return jax.tree.map(lambda u, p: u * jnp.maximum(jnp.sqrt(jnp.mean(p * p)), least), updates, params)
 
     return optax.stateless(update)
@@ -122,13 +133,14 @@ def adafactor(
 
     Vectors and scalars keep a whole :math:`\hat V`. Arrays of more dimensions are factored over their two longest.
     ``optax.adafactor`` is the same with other defaults: it factors only from 128 up, has no :math:`\rho_t`
-    (without a learning rate the step is 1) and computes :math:`\beta_t` in single precision. Not-a-number gradients
-    stay in the state.
+    (without a learning rate the step is 1), computes :math:`\beta_t` in single precision, and is not a number where a row of
+    zeros meets entries above :math:`10^4`. Not-a-number gradients stay in the state, and so do entries above
+    :math:`10^{19}`, whose squares single precision does not hold.
 
     Args:
       learning_rate: :math:`\rho_t`, a number or a schedule; None: :func:`relative_step_size`.
       decay_exponent: the 0.8, in [0, 1].
-      eps1: :math:`\epsilon_1`, added to the squares, ≥ 0.
+      eps1: :math:`\epsilon_1`, added to the squares, ≥ 0; with 0 gradients of zero are 0/0.
       eps2: :math:`\epsilon_2`, the least scale of the parameters, ≥ 0: without it, what is zero stays so.
       clipping_threshold: d, > 0.
       b1: decay of a mean of the scaled updates (Adafactor with momentum: one more number for each parameter); None: none.
@@ -151,9 +163,9 @@ def adafactor(
     check_finite_number("decay_exponent", decay_exponent, low=0.0, high=1.0)
     check_finite_number("eps1", eps1, low=0.0)
     check_finite_number("eps2", eps2, low=0.0)
-    check_finite_number("clipping_threshold", clipping_threshold, low=1e-30)
+    check_finite_number("clipping_threshold", clipping_threshold, low=_LEAST)
     if b1 is not None:
-        check_finite_number("b1", b1, low=0.0, high=1.0)
+        check_decays(b1=b1)
     least = static_int("min_dim_size_to_factor", min_dim_size_to_factor, low=1)
     rate = relative_step_size() if learning_rate is None else learning_rate
     return in_accumulators(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import in_place_of, zeros_accumulator
 from jaxtrain.optimizers._decay import DecayState
 from jaxtrain.optimizers._fused import map_leaves
@@ -41,9 +41,9 @@ def scale_by_adan(
     difference, 0.08 for 0.92: nearly no Nesterov term. Not-a-number gradients stay in the state.
 
     Args:
-      b1: decay of the mean of gradients, in [0, 1].
-      b2: decay of the mean of their differences, in [0, 1], and their weight.
-      b3: decay of the second moment, in [0, 1].
+      b1: decay of the mean of gradients, in [0, 1).
+      b2: decay of the mean of their differences, in [0, 1), and their weight.
+      b3: decay of the second moment, in [0, 1).
       eps: added to the root, ≥ 0.
 
     Returns:
@@ -60,8 +60,7 @@ def scale_by_adan(
     >>> u.tolist(), round(float(v[0]), 5)
     ([1.0], 0.90909)
     """
-    for name, value in {"b1": b1, "b2": b2, "b3": b3}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2, b3=b3)
     check_finite_number("eps", eps, low=0.0)
 
     def init(params):

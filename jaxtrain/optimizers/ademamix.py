@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from jaxtrain.core import Number, check_finite_number
+from jaxtrain.core import Number, check_decays, check_finite_number
 from jaxtrain.optimizers._accumulators import in_accumulators
 
 
 def _share(count: Number, warmup_steps: Number) -> Array:
-    return jnp.asarray(count + 1, jnp.result_type(float)) / warmup_steps
+    # not count + 1, which in integers overflows where optax's counter ends
+    return (jnp.asarray(count, jnp.result_type(float)) + 1) / warmup_steps
 
 
 def ademamix_alpha_schedule(alpha: Number, warmup_steps: Number) -> optax.Schedule:
@@ -41,14 +42,15 @@ def ademamix_b3_schedule(b3: Number, b1: Number, warmup_steps: Number) -> optax.
     r"""The slow decay at step t, from :math:`\beta_1` to :math:`\beta_3`, nearly linear in the half-life:
 
     .. math::
-       \beta_3(t) = \min\Big(\exp\frac{\ln\beta_1\,\ln\beta_3}{(1 - t/T)\ln\beta_3 + (t/T)\ln\beta_1},\ \beta_3\Big),
+       \beta_3(t) = \exp\frac{\ln\beta_1\,\ln\beta_3}{(1 - t/T)\ln\beta_3 + (t/T)\ln\beta_1} \quad (t < T), \qquad
+       \beta_3(t) = \beta_3 \quad (t \ge T),
 
     that is, :math:`1/\ln\beta` goes linearly. The authors' code adds :math:`10^{-8}` to both decays before the
     logarithm, which at :math:`\beta_3 = 0.9999` makes the half-life longer by a part in :math:`10^4`.
 
     Args:
-      b3: :math:`\beta_3`, in (0, 1).
-      b1: where it starts, in [0, 1); 0 stands for a decay of :math:`10^{-8}`.
+      b3: :math:`\beta_3`, in [0, 1).
+      b1: where it starts, in [0, 1). Below :math:`10^{-8}` either stands for that before T.
       warmup_steps: T ≥ 1.
 
     Returns:
@@ -63,13 +65,12 @@ def ademamix_b3_schedule(b3: Number, b1: Number, warmup_steps: Number) -> optax.
     >>> [round(float(jnp.log(0.5) / jnp.log(schedule(count))), 3) for count in (0, 1, 3, 9)]
     [3.0, 5.0, 9.0, 9.0]
     """
-    check_finite_number("b3", b3, low=0.0, high=1.0)
-    check_finite_number("b1", b1, low=0.0, high=1.0)
+    check_decays(b3=b3, b1=b1)
     check_finite_number("warmup_steps", warmup_steps, low=1)
 
     def schedule(count):
         share = _share(count, warmup_steps)
-        start, end = jnp.log(jnp.maximum(b1, 1e-8)), jnp.log(jnp.asarray(b3))
+        start, end = (jnp.log(jnp.maximum(b, 1e-8)) for b in (b1, b3))
         between = jnp.exp(start * end / ((1 - share) * end + share * start))
         return jnp.where(share < 1, between, b3)
 
@@ -105,9 +106,9 @@ def ademamix(
 
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
-      b1: decay of the fast mean, in [0, 1].
-      b2: decay of the second moment, in [0, 1].
-      b3: decay of the slow mean, in (0, 1), or a schedule of its own.
+      b1: decay of the fast mean, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      b3: decay of the slow mean, in [0, 1), or a schedule of its own.
       alpha: its weight, ≥ 0, or a schedule of its own.
       eps: added to the root, ≥ 0.
       weight_decay: :math:`\lambda`, decoupled.
@@ -130,12 +131,11 @@ def ademamix(
     >>> tx.update(g, tx.init(g), g)[0].round(4).tolist()  # -(1 + 4 · 0.5)
     [-3.0]
     """
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
     check_finite_number("weight_decay", weight_decay, low=0.0)
     if not callable(b3):
-        check_finite_number("b3", b3, low=0.0, high=1.0)
+        check_decays(b3=b3)
     if not callable(alpha):
         check_finite_number("alpha", alpha, low=0.0)
     if warmup_steps is not None:

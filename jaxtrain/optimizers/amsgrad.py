@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import zeros_accumulator
 from jaxtrain.optimizers._accumulators import in_accumulators
 from jaxtrain.optimizers._fused import map_leaves
@@ -43,8 +43,8 @@ def scale_by_amsgrad(
     ``optax.inject_hyperparams(scale_by_amsgrad)(b1=lambda t: 0.9 * 0.99**t)``. Not-a-number gradients stay in the state.
 
     Args:
-      b1: decay of the first moment, in [0, 1].
-      b2: decay of the second moment, in [0, 1].
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
       eps: added to the root, ≥ 0; the paper has none.
       bias_correction: which of the three.
 
@@ -62,8 +62,7 @@ def scale_by_amsgrad(
     >>> u.tolist(), v.tolist()
     ([2.0], [0.5])
     """
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
     if bias_correction not in CORRECTIONS:
         raise ValueError(f"bias_correction must be one of {', '.join(CORRECTIONS)}, got {bias_correction!r}")
@@ -74,7 +73,7 @@ def scale_by_amsgrad(
 
     def update(updates, state, params=None):
         # m / (√(v̂/c) + ε) = √c · m / (√v̂ + ε √c)
-        root = jnp.sqrt(1 - b2 ** (state.count + 1))
+        root = jnp.sqrt(1 - b2 ** optax.safe_increment(state.count))
         now = optax.scale_by_amsgrad(b1, b2, eps * root, bias_correction_nu=False)
         updates, state = now.update(updates, state, params)
         return jax.tree.map(lambda u: root * u, updates), state
@@ -138,10 +137,11 @@ def scale_by_adam_nc(
        u_t = \frac{m_t}{\sqrt{v_t} + \epsilon}, \quad \beta_{2t} = 1 - 1/t.
 
     Without momentum and with the learning rate :math:`\alpha/\sqrt t` this is AdaGrad. No bias correction.
+    In single precision :math:`1 - \beta_{2t}` is a multiple of 6e-8: the mean stands still after :math:`10^7` steps.
     Not-a-number gradients stay in the state.
 
     Args:
-      b1: decay of the first moment, in [0, 1].
+      b1: decay of the first moment, in [0, 1).
       b2_fn: :math:`t \mapsto \beta_{2t}` for t = 1, 2, …; None: :math:`1 - 1/t`.
       eps: added to the root, ≥ 0.
 
@@ -159,7 +159,7 @@ def scale_by_adam_nc(
     >>> round(float(v[0]), 4), state.nu.tolist()  # 7/5 and (1 + 49)/2
     (1.4, [25.0])
     """
-    check_finite_number("b1", b1, low=0.0, high=1.0)
+    check_decays(b1=b1)
     check_finite_number("eps", eps, low=0.0)
     decay = _mean_decay if b2_fn is None else b2_fn
 

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, OptState, check_finite_number
+from jaxtrain.core import Number, OptState, check_decays, check_finite_number
 from jaxtrain.optimizers.gradient_transforms import unit_norm
 
 
@@ -50,7 +51,7 @@ def add_stable_weight_decay(
     [ 3. -1.]
     """
     check_finite_number("weight_decay", weight_decay, low=0.0)
-    check_finite_number("b2", b2, low=0.0, high=1.0)
+    check_decays(b2=b2)
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
@@ -102,7 +103,7 @@ def add_norm_loss_decay(
      [32.  0.]]
     """
     check_finite_number("factor", factor, low=0.0)
-    check_finite_number("eps", eps, low=0.0)
+    check_finite_number("eps", eps, low=float(np.finfo(np.float32).tiny))
 
     def one(u, w):
         return (u + 2 * factor * (1 - 1 / (unit_norm(w, channel_axis) + eps)) * w).astype(u.dtype)

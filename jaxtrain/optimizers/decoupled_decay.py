@@ -3,9 +3,10 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxtrain.core import Number, check_finite_number
+from jaxtrain.core import Number, check_decays, check_finite_number
 from jaxtrain.core.types import Scalar
 from jaxtrain.optimizers._accumulators import in_accumulators
 
@@ -53,8 +54,7 @@ def adamw_original(
     [-0.75]
     """
     _check(learning_rate, weight_decay)
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
     return optax.chain(
         in_accumulators(optax.scale_by_adam(b1, b2, eps)),
@@ -146,6 +146,8 @@ def adam_l2(
     >>> tx.update(jnp.array([-1.0]), tx.init(w), w)[0].round(5).tolist()  # the sign of -1 + 0.5 · 4
     [-0.5]
     """
+    check_decays(b1=b1, b2=b2)
+    check_finite_number("eps", eps, low=0.0)
     check_finite_number("l2", l2, low=0.0)
     return optax.chain(
         optax.add_decayed_weights(l2, mask),
@@ -179,9 +181,7 @@ def normalized_weight_decay(norm_decay: Number, *, batch_size: Number, num_train
     """
     check_finite_number("norm_decay", norm_decay, low=0.0)
     for name, value in {"batch_size": batch_size, "num_train": num_train, "epochs": epochs}.items():
-        check_finite_number(name, value, low=0.0)
-        if not isinstance(value, jnp.ndarray) and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        check_finite_number(name, value, low=float(np.finfo(np.float32).tiny))
     return jnp.asarray(norm_decay * jnp.sqrt(batch_size / (num_train * epochs)))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import in_place_of, zeros_accumulator
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -60,8 +60,7 @@ def scale_by_diffgrad(
     >>> print(first.round(3), tx.update(g, state)[0].round(3))  # sigmoid(|g|), and then 1/2
     [0.731 0.5  ] [0.5 0.5]
     """
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
 
     def init(params):
@@ -102,7 +101,7 @@ def diffgrad(
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
       b1, b2, eps, use_previous: see :func:`scale_by_diffgrad`.
-      weight_decay: :math:`\lambda` of an L2 term: :math:`\lambda\theta` is added to the gradient, as in the released
+      weight_decay: :math:`\lambda` ≥ 0 of an L2 term: :math:`\lambda\theta` is added to the gradient, as in the released
         code.
       mask: which parameters decay, as in ``optax.add_decayed_weights``.
 
@@ -110,7 +109,7 @@ def diffgrad(
       A transformation whose update needs ``params``.
 
     Raises:
-      ValueError: as :func:`scale_by_diffgrad`.
+      ValueError: a number out of range.
 
     Source: Dubey, Chakraborty, Roy, Mukherjee, Singh, Chaudhuri (2019), arXiv 1909.11015.
 
@@ -119,6 +118,7 @@ def diffgrad(
     >>> print((1000 * tx.update(w, tx.init(w), w)[0]).round())  # the gradient of |w|²/2
     [-100.   73.]
     """
+    check_finite_number("weight_decay", weight_decay, low=0.0)
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
         scale_by_diffgrad(b1, b2, eps, use_previous),

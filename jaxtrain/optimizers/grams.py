@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import zeros_accumulator
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -152,8 +152,7 @@ def scale_by_grams(b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-6) -> 
     >>> print(tx.update(jnp.array([1.0, 3.0, 0.0]), state)[0].round(3))  # Adam's: [1. 0.053 0.67]
     [1.    0.053 0.   ]
     """
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
 
     def init(params):
@@ -191,14 +190,14 @@ def grams(
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
       b1, b2, eps: see :func:`scale_by_grams`.
-      weight_decay: :math:`\lambda`, decoupled.
+      weight_decay: :math:`\lambda` ≥ 0, decoupled.
       mask: which parameters decay, as in ``optax.add_decayed_weights``.
 
     Returns:
       A transformation whose update needs ``params``.
 
     Raises:
-      ValueError: as :func:`scale_by_grams`.
+      ValueError: a number out of range.
 
     Source: Cao, Li, Song (2024), arXiv 2412.17107.
 
@@ -208,6 +207,7 @@ def grams(
     >>> print(updates.round(3))
     [-0.1  0.1]
     """
+    check_finite_number("weight_decay", weight_decay, low=0.0)
     return optax.chain(
         scale_by_grams(b1, b2, eps),
         optax.add_decayed_weights(weight_decay, mask),

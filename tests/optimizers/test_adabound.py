@@ -72,6 +72,20 @@ def test_a_schedule_that_starts_at_zero_needs_its_peak(x64):
     assert largest_difference(ours, by_hand) < 1e-15  # the same program
 
 
+def test_amsbound_hands_every_number_on(x64):
+    params, grads = start()
+    numbers = (falling(0.1), 0.2, 0.8, 0.9, 0.02, 1e-2, 0.1)
+    ours, _ = follow(amsbound(*numbers, base_learning_rate=0.3), params, grads)
+    other, _ = follow(adabound(*numbers, base_learning_rate=0.3, amsbound=True), params, grads)
+    assert largest_difference(ours, other) == 0.0  # the same program
+    by_hand = optax.chain(
+        optax.add_decayed_weights(0.1),
+        scale_by_adabound(0.8, 0.9, 0.2 / 0.3, 0.02, 1e-2, amsbound=True),
+        optax.scale_by_learning_rate(falling(0.1)),
+    )
+    assert largest_difference(ours, follow(by_hand, params, grads)[0]) == 0.0
+
+
 def test_half_precision_keeps_float32_moments():
     g = jnp.ones((2, 3), jnp.bfloat16)
     tx = amsbound(0.1)
@@ -83,6 +97,12 @@ def test_half_precision_keeps_float32_moments():
 def test_clear_errors():
     with pytest.raises(ValueError, match="adabound: the bounds are relative to the base learning rate"):
         adabound(0.0)
+    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 0.99.*\], got 1.0"):
+        amsbound(b2=1.0)
+    with pytest.raises(ValueError, match=r"eps must lie in \[0.0, inf\], got -1.0"):
+        adabound(eps=-1.0)
+    with pytest.raises(ValueError, match=r"final must lie in \[0.0, inf\], got -1.0"):
+        scale_by_adabound(final=-1.0)
     with pytest.raises(ValueError, match=r"gamma must lie in \[1.17.*e-38, inf\], got 0.0"):
         adabound(gamma=0.0)
     with pytest.raises(ValueError, match=r"final_learning_rate must lie in \[0.0, inf\], got -1.0"):

@@ -34,11 +34,11 @@ def test_optax_with_the_same_numbers_rounds_its_decay(x64):
     assert largest_difference(unfactored, theirs) > 0.01
 
 
-def transcription(x, grads, b1):
+def transcription(x, grads, b1, eps1):
     """Algorithm 4 of the paper with sums, relative steps, and a momentum of the scaled updates; NumPy."""
     x, rows, columns, mean = np.array(x), 0.0, 0.0, 0.0
     for t, g in enumerate(np.asarray(grads), start=1):
-        b2, squares = 1 - t**-0.8, g**2 + 1e-30
+        b2, squares = 1 - t**-0.8, g**2 + eps1
         rows = b2 * rows + (1 - b2) * squares.sum(axis=1)
         columns = b2 * columns + (1 - b2) * squares.sum(axis=0)
         u = g / np.sqrt(np.outer(rows, columns) / rows.sum())
@@ -49,14 +49,16 @@ def transcription(x, grads, b1):
     return x
 
 
-@pytest.mark.parametrize("b1", [None, 0.9])
-def test_equals_a_transcription(x64, b1):
+@pytest.mark.parametrize(("b1", "eps1"), [(None, 1e-30), (0.9, 0.1)])
+def test_equals_a_transcription(x64, b1, eps1):
     params, grads = start()
-    ours, state = follow(adafactor(b1=b1), params["matrix"], grads["matrix"])
-    wanted = transcription(params["matrix"], grads["matrix"], b1 or 0.0)
+    ours, state = follow(adafactor(b1=b1, eps1=eps1), params["matrix"], grads["matrix"])
+    wanted = transcription(params["matrix"], grads["matrix"], b1 or 0.0, eps1)
     np.testing.assert_allclose(ours[-1], wanted, rtol=0, atol=1e-13)  # as above
     sizes = sorted(x.size for x in jax.tree.leaves(state) if x.size > 1)
     assert sizes == ([2, 3] if b1 is None else [2, 3, 6])
+    unfactored = adafactor(min_dim_size_to_factor=3).init(params["matrix"])
+    assert sorted(x.size for x in jax.tree.leaves(unfactored) if x.size > 1) == [6]
 
 
 def test_a_rank_one_square_is_rebuilt_exactly(x64):
@@ -91,6 +93,24 @@ def test_relative_step_size():
     np.testing.assert_allclose(rho, [0.01, 0.01, 1 / np.sqrt(10_001), 1e-3], rtol=1e-6)  # single precision
     warm = jax.vmap(relative_step_size(warmup=True))(jnp.array([0, 9_998, 10_000]))
     np.testing.assert_allclose(warm, [1e-6, 9.999e-3, 1 / np.sqrt(10_001)], rtol=1e-6)
+    last = jnp.int32(2**31 - 1)  # where optax's counter ends
+    np.testing.assert_allclose(relative_step_size()(last), 2**-15.5, rtol=1e-6)
+    tx = adafactor()
+    state = jax.tree.map(lambda x: last if x.dtype == jnp.int32 else x + 1, tx.init(jnp.ones(2)))
+    # second moments of 1 that hardly move
+    np.testing.assert_allclose(tx.update(jnp.ones(2), state, jnp.ones(2))[0], -(2**-15.5), rtol=1e-5)
+
+
+def test_a_row_of_zeros_beside_large_entries_stands_still():
+    """As a token that a batch does not hold. Its mean of squares is ε₁ = 1e-30, and 1e-30 / 1e10 is zero in float32."""
+    g = jnp.array([[0.0, 0.0], [1e5, -3e5], [2e-3, 0.0]])
+    tx = adafactor(1.0, clipping_threshold=1e9)
+    update, _ = tx.update(g, tx.init(g), jnp.ones((3, 2)))
+    wide = np.asarray(g, np.float64)
+    squares = wide**2 + 1e-30
+    row, col = squares.mean(axis=1, keepdims=True), squares.mean(axis=0, keepdims=True)
+    # single precision: a product of three roots
+    np.testing.assert_allclose(update, -wide / np.sqrt(row * col / row.mean()), rtol=1e-6)
 
 
 def test_half_precision_keeps_float32_moments():
@@ -104,12 +124,19 @@ def test_half_precision_keeps_float32_moments():
 def test_clear_errors():
     with pytest.raises(ValueError, match=r"decay_exponent must lie in \[0.0, 1.0\], got 1.5"):
         adafactor(decay_exponent=1.5)
-    with pytest.raises(ValueError, match=r"clipping_threshold must lie in \[1e-30, inf\], got 0.0"):
+    with pytest.raises(ValueError, match=r"clipping_threshold must lie in \[1.17.*e-38, inf\], got 0.0"):
         adafactor(clipping_threshold=0.0)
     with pytest.raises(ValueError, match="min_dim_size_to_factor must be at least 1, got 0"):
         adafactor(min_dim_size_to_factor=0)
-    with pytest.raises(ValueError, match=r"max_relative must lie in \[0.0, inf\], got -1.0"):
-        relative_step_size(-1.0)
+    with pytest.raises(ValueError, match=r"max_relative must lie in \[1.17.*e-38, inf\], got 0.0"):
+        relative_step_size(0.0)
+    with pytest.raises(ValueError, match=r"b1 must lie in \[0.0, 0.99.*\], got 1.0"):
+        adafactor(b1=1.0)
+    for name in ("eps1", "eps2"):
+        with pytest.raises(ValueError, match=name + r" must lie in \[0.0, inf\], got -1.0"):
+            adafactor(**{name: -1.0})
+    with pytest.raises(ValueError, match="adafactor's steps are relative to the parameters: call tx.update"):
+        adafactor().update(jnp.ones(2), adafactor().init(jnp.ones(2)))
 
 
 def test_the_two_longest_axes_are_factored_wherever_they_are(x64):

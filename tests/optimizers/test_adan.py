@@ -71,8 +71,10 @@ def test_half_precision_keeps_float32_moments():
 
 
 def test_clear_errors():
-    with pytest.raises(ValueError, match=r"b3 must lie in \[0.0, 1.0\], got 1.5"):
-        adan(b3=1.5)
+    with pytest.raises(ValueError, match=r"b3 must lie in \[0.0, 0.99.*\], got 1.0"):
+        adan(b3=1.0)
+    with pytest.raises(ValueError, match=r"eps must lie in \[0.0, inf\], got -1.0"):
+        adan(eps=-1.0)
     with pytest.raises(ValueError, match=r"weight_decay must lie in \[0.0, inf\], got -0.1"):
         adan(weight_decay=-0.1)
     with pytest.raises(ValueError, match="adan decays the parameters: call tx.update"):

@@ -37,15 +37,23 @@ def test_half_lives_grow_linearly_from_one_decay_to_the_other(x64):
     ends = np.log(0.5) / np.log(0.9), np.log(0.5) / np.log(0.9999)
     # near 1 a rounding of β is 1e-12 of its logarithm
     np.testing.assert_allclose(half_life, np.linspace(*ends, 1001), rtol=1e-10)
-    # no momentum: from one step's memory
+    # no momentum: from one step's memory; and to it
     assert 0 < float(ademamix_b3_schedule(0.999, 0.0, 100)(0)) < 0.999
+    down = [float(ademamix_b3_schedule(0.0, 0.9, 4)(count)) for count in range(5)]
+    assert 0.9 > down[0] > down[1] > down[2] > down[3] == down[4] == 0.0
+
+
+def test_schedules_stay_where_the_counter_ends():
+    last = jnp.int32(2**31 - 1)
+    assert float(ademamix_alpha_schedule(8.0, 10)(last)) == 8.0
+    assert ademamix_b3_schedule(0.5, 0.25, 10)(last) == 0.5
 
 
 def test_one_warmup_gives_both_schedules(x64):
     params, grads = start()
-    ours, _ = follow(ademamix(falling(0.1), b3=0.999, alpha=8.0, warmup_steps=30), params, grads)
-    schedules = ademamix_b3_schedule(0.999, 0.9, 30), ademamix_alpha_schedule(8.0, 30)
-    theirs = optax.contrib.ademamix(falling(0.1), 0.9, 0.999, *schedules)
+    ours, _ = follow(ademamix(falling(0.1), 0.8, 0.99, 0.999, 8.0, 1e-2, warmup_steps=30), params, grads)
+    schedules = ademamix_b3_schedule(0.999, 0.8, 30), ademamix_alpha_schedule(8.0, 30)
+    theirs = optax.contrib.ademamix(falling(0.1), 0.8, 0.99, *schedules, eps=1e-2)
     assert largest_difference(ours, follow(theirs, params, grads)[0]) < 1e-15  # the same program
 
 
@@ -73,7 +81,14 @@ def test_clear_errors():
         ademamix(0.1, b3=ademamix_b3_schedule(0.999, 0.9, 10), warmup_steps=10)
     with pytest.raises(ValueError, match=r"warmup_steps must lie in \[1, inf\], got 0"):
         ademamix(0.1, warmup_steps=0)
-    with pytest.raises(ValueError, match=r"b3 must lie in \[0.0, 1.0\], got 2.0"):
-        ademamix(0.1, b3=2.0)
+    with pytest.raises(ValueError, match=r"b3 must lie in \[0.0, 0.99.*\], got 1.0"):
+        ademamix(0.1, b3=1.0)
+    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 0.99.*\], got 1.0"):
+        ademamix(0.1, b2=1.0)
+    with pytest.raises(ValueError, match=r"b1 must lie in \[0.0, 0.99.*\], got 1.0"):
+        ademamix_b3_schedule(0.9, 1.0, 10)
+    for name in ("eps", "alpha", "weight_decay"):
+        with pytest.raises(ValueError, match=name + r" must lie in \[0.0, inf\], got -1.0"):
+            ademamix(0.1, **{name: -1.0})
     with pytest.raises(ValueError, match=r"alpha must lie in \[0.0, inf\], got -1.0"):
         ademamix_alpha_schedule(-1.0, 10)

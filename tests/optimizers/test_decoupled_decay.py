@@ -23,6 +23,13 @@ def test_equals_pytorch_with_the_decay_converted(x64):
     ours, _ = follow(adamw_original(0.1, weight_decay=0.03, schedule=ETA), params, grads)
     theirs, _ = follow(optax.adamw(falling(0.1), weight_decay=0.3), params, grads)
     assert largest_difference(ours, theirs) < ROUNDING
+    adam = {"b1": 0.8, "b2": 0.95, "eps": 1e-2}
+    ours, _ = follow(adamw_original(0.1, weight_decay=0.03, schedule=ETA, **adam), params, grads)
+    theirs, _ = follow(optax.adamw(falling(0.1), weight_decay=0.3, **adam), params, grads)
+    assert largest_difference(ours, theirs) < ROUNDING
+    ours, _ = follow(adam_l2(falling(0.1), l2=0.3, **adam), params, grads)
+    theirs, _ = follow(optax.chain(optax.add_decayed_weights(0.3), optax.adam(falling(0.1), **adam)), params, grads)
+    assert largest_difference(ours, theirs) < ROUNDING
     # and without decay it is Adam
     ours, _ = follow(adamw_original(0.1, schedule=ETA), params, grads)
     assert largest_difference(ours, follow(optax.adam(falling(0.1)), params, grads)[0]) < ROUNDING
@@ -119,9 +126,18 @@ def test_clear_errors():
             make(0.1, weight_decay=-1.0)
     with pytest.raises(ValueError, match=r"l2 must lie in \[0.0, inf\], got -0.1"):
         adam_l2(l2=-0.1)
+    for make in (adamw_original, adam_l2):
+        with pytest.raises(ValueError, match=r"b1 must lie in \[0.0, 0.99.*\], got 1.0"):
+            make(b1=1.0)
+        with pytest.raises(ValueError, match=r"eps must lie in \[0.0, inf\], got -1.0"):
+            make(eps=-1.0)
+    with pytest.raises(ValueError, match=r"learning_rate must lie in \[0.0, inf\], got -1.0"):
+        sgdw(-1.0)
     with pytest.raises(ValueError, match=r"momentum must lie in \[0.0, 1.0\], got 2"):
         sgdw(momentum=2)
-    with pytest.raises(ValueError, match="epochs must be positive, got 0"):
-        normalized_weight_decay(0.1, batch_size=1, num_train=10, epochs=0)
+    with pytest.raises(ValueError, match=r"epochs must lie in \[1.17.*e-38, inf\], got 0"):
+        normalized_weight_decay(0.1, batch_size=1, num_train=10, epochs=jnp.array(0))
+    with pytest.raises(ValueError, match=r"norm_decay must lie in \[0.0, inf\], got -1"):
+        normalized_weight_decay(-1, batch_size=1, num_train=10, epochs=1)
     with pytest.raises(ValueError, match=r"mult must lie in \[1.0, inf\], got 0.5"):
         cosine_restarts(10, mult=0.5)

@@ -63,8 +63,10 @@ def test_half_precision_and_huge_gradients():
 
 
 def test_clear_errors():
-    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 1.0\], got 1.1"):
-        diffgrad(b2=1.1)
+    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 0.99.*\], got 1.0"):
+        diffgrad(b2=1.0)
+    with pytest.raises(ValueError, match=r"weight_decay must lie in \[0.0, inf\], got -1.0"):
+        diffgrad(weight_decay=-1.0)
     with pytest.raises(ValueError, match=r"eps must lie in \[0.0, inf\], got -1e-08"):
         scale_by_diffgrad(eps=-1e-8)
     with pytest.raises(ValueError, match="params"):

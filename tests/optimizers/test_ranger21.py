@@ -127,6 +127,11 @@ def test_normalisation_and_decays(x64):
     expected = jax.grad(lambda w: 0.3 * jnp.sum((1 - jnp.linalg.norm(w, axis=0)) ** 2))(jnp.asarray(w))
     found, _ = add_norm_loss_decay(0.3).update(jnp.zeros((3, 2)), optax.EmptyState(), jnp.asarray(w))
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # eps beside lengths of order one
+    found, _ = add_norm_loss_decay(0.5, 1.0).update(jnp.zeros((2, 1)), optax.EmptyState(), jnp.array([[3.0], [4.0]]))
+    np.testing.assert_allclose(found, [[2.5], [10 / 3]], rtol=1e-6)  # (1 - 1/(5 + 1)) w
+    # parameters without arrays
+    _, state = tx.update({}, tx.init({}), {})
+    assert state.mean_square == 0
 
 
 def test_lookahead_is_optaxs(x64):
@@ -162,5 +167,12 @@ def test_clear_errors():
     for tx in (adaptive_gradient_clip(), add_norm_loss_decay(), add_stable_weight_decay(optax.identity()), lookahead()):
         with pytest.raises(ValueError, match="needs the parameters: call tx.update"):
             tx.update(w, tx.init(w))
+    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 0.99.*\], got 1.0"):
+        add_stable_weight_decay(optax.identity(), b2=1.0)
+    with pytest.raises(ValueError, match=r"eps must lie in \[1.17.*e-38, inf\], got 0.0"):
+        add_norm_loss_decay(eps=0.0)  # a unit of zeros would be 0/0
+    for make in (add_norm_loss_decay, lambda x: add_stable_weight_decay(optax.identity(), x)):
+        with pytest.raises(ValueError, match=r"must lie in \[0.0, inf\], got -1.0"):
+            make(-1.0)
     with pytest.raises(ValueError, match=r"sync_period must lie in \[1, inf\], got 0"):
         lookahead(0)

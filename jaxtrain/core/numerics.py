@@ -14,8 +14,25 @@ Carry = TypeVar("Carry")
 
 
 def accumulator_dtype(x: Any) -> Any:
-    """The dtype in which moments of ``x`` are kept: half precision becomes float32."""
+    """The dtype in which moments of ``x`` are kept: half precision becomes float32. Complex numbers are refused."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"a parameter or gradient is {x.dtype}, whose squares here would be wrong: put "
+            f"optax.contrib.split_real_and_imaginary around the optimizer"
+        )
     return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def entry_scale(x: Array, axes: tuple[int, ...]) -> Array:
+    """The largest absolute value over ``axes``, which stay with length 1; 1 where that is zero or not finite.
+
+    Squares of x over it do not overflow, and their sum does not vanish.
+
+    >>> entry_scale(jnp.array([[-3e30, 1.0], [0.0, 0.0]]), (1,)).tolist()
+    [[3.0000000987198313e+30], [1.0]]
+    """
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0)
+    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
 
 
 def zeros_accumulator(params: Params) -> Params:

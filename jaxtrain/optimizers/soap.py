@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, over_matrices, run_if, static_int, zero_after, zeros_accumulator
 from jaxtrain.optimizers._decay import decay_after_step
 from jaxtrain.optimizers._fused import map_leaves
@@ -118,7 +118,8 @@ def scale_by_soap(
     ``max_precond_dim`` are not rotated; without any rotation this is Adam, one step late.
 
     The refresh costs nothing in the steps between, under ``vmap`` too; therefore there is no reverse-mode derivative
-    through this transformation. Not-a-number gradients spoil the state: put ``optax.apply_if_finite`` around it.
+    through this transformation. Not-a-number gradients spoil the state: put ``optax.apply_if_finite`` around it. So do
+    those whose squares overflow (above some 1e19 in float32): clip them before.
 
     Args:
       b1: decay of the first moment, in [0, 1).
@@ -148,12 +149,12 @@ def scale_by_soap(
     >>> first.tolist(), second.round(3).tolist()
     ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, -1.0]])
     """
-    for name, value in {"b1": b1, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
+    decay = b2 if shampoo_beta is None else shampoo_beta
+    check_finite_number("shampoo_beta", decay, low=0.0, high=1.0)
     check_finite_number("eps", eps, low=0.0)
     check_finite_number("precondition_frequency", precondition_frequency, low=1)
     stacked = static_int("stacked_axes", stacked_axes, low=0)
-    decay = b2 if shampoo_beta is None else shampoo_beta
 
     def over_layers(fn, leaf):
         """``fn`` of one layer as a function of the layers that a leaf stacks."""

@@ -76,6 +76,11 @@ def test_alike_groups_and_equal_halves_keep_their_rates(x64):
     other = {"a": jnp.array([1.0, -0.3]), "b": jnp.array([1.0, -0.3])}
     scales = agvm_scale(module_gradient_variance(same, other, {"a": "a", "b": "b"}), "a")
     assert float(scales["a"]) == float(scales["b"]) == 1.0
+    # small gradients are no less alike; their squares vanish in float32
+    a, b = {"x": jnp.array([1.0, 2.0], jnp.float32)}, {"x": jnp.array([1.0, 1.5], jnp.float32)}
+    for size in (1.0, 1e-6, 1e-30, 1e30):
+        phi = module_gradient_variance(*(jax.tree.map(lambda x, s=size: s * x, g) for g in (a, b)), "all")["all"]
+        np.testing.assert_allclose(phi, 1 - 4 / np.sqrt(5 * 3.25), rtol=1e-4)  # float32 beside 1
     # gradients of zero have a variance of 1
     zero = jax.tree.map(jnp.zeros_like, same)
     assert list(module_gradient_variance(zero, zero, "all").values()) == [1.0]

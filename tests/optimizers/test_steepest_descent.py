@@ -62,6 +62,23 @@ def test_where_it_is_not_unique_it_is_zero():
     np.testing.assert_allclose(dual_map(low, norm="spectral"), wanted, rtol=0, atol=1e-6)  # float32
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_gradients_of_any_size_keep_their_direction(size):
+    """In float32, where their squares vanish or overflow."""
+    g = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
+    for norm in NUMPY:
+        # two roundings more
+        np.testing.assert_allclose(dual_map(size * g, norm=norm), dual_map(g, norm=norm), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(dual_norm(size * g, norm=norm) / size, dual_norm(g, norm=norm), rtol=1e-6)
+        np.testing.assert_allclose(modular_norm(size * g, norm) / size, modular_norm(g, norm), rtol=1e-6)
+    # five steps of Newton-Schulz double the rounding of small singular values
+    near = newton_schulz_orthogonalize(size * g)
+    np.testing.assert_allclose(near, newton_schulz_orthogonalize(g), rtol=0, atol=1e-4)
+    # a constant is added to the norm of the gradient itself
+    half = newton_schulz_orthogonalize(g, num_steps=0, eps=float(jnp.linalg.norm(g)))
+    np.testing.assert_allclose(half, g / jnp.linalg.norm(g) / 2, rtol=1e-6)
+
+
 def test_newton_schulz_orthogonalizes(x64):
     # singular values down to a fiftieth of the Frobenius norm: each cubic step multiplies small ones by 1.5
     u, v = (np.linalg.qr(RNG.normal(size=(5, 5)))[0] for _ in range(2))
@@ -160,7 +177,23 @@ def test_stacked_layers_have_directions_of_their_own(x64):
         np.testing.assert_allclose(updates["b"][i], wanted[f"b{i}"], rtol=1e-10)
 
 
+def test_names_may_be_of_a_prefix_and_some_parameters_another_optimizers():
+    params = {"mlp": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "head": jnp.array([[3.0, -4.0]])}
+    tx = scale_by_steepest_descent({"mlp": "sign", "head": "l2"})
+    updates, _ = tx.update(params, tx.init(params))
+    np.testing.assert_allclose(updates["head"], [[0.6, -0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(updates["mlp"]["bias"], [1, 1])
+    # the others' places are masked, where the names still stand
+    labels = {"mlp": {"kernel": "ours", "bias": "theirs"}, "head": "ours"}
+    names = {"mlp": {"kernel": "spectral", "bias": "sign"}, "head": "l2"}
+    tx = optax.partition({"ours": scale_by_steepest_descent(names), "theirs": optax.identity()}, labels)
+    updates, _ = tx.update(params, tx.init(params))
+    np.testing.assert_allclose(updates["head"], [[0.6, -0.8]], rtol=1e-6)
+
+
 def test_clear_errors():
+    with pytest.raises(ValueError, match="b1 must lie in .* got 1.0"):
+        scale_by_steepest_descent(b1=1.0)
     with pytest.raises(ValueError, match="norm must be one of linf, l2, spectral, row_l2, col_l2, got 'l3'"):
         dual_map(jnp.ones((2, 2)), norm="l3")
     with pytest.raises(ValueError, match=r"the norm 'spectral' is of matrices, got shape \(2,\)"):

@@ -133,6 +133,11 @@ def test_state_is_small():
     assert scale_by_subset_norm().init(jnp.zeros((3, 3, 2, 8))).nu.shape == (1, 1, 1, 8)
 
 
+def test_all_parameters_may_be_another_optimizers():
+    for tx in (adam_sn(0.1), snsm(0.1)):
+        assert tx.update({}, tx.init({}), {})[0] == {}
+
+
 def test_divisors():
     for n in range(1, 40):
         for k in range(1, 45):

@@ -1,7 +1,7 @@
 """AGVM: learning rates of modules, set so that their gradients are equally noisy."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtrain.core import Number, Params, Scalar, check_decays, check_finite_num
 from jaxtrain.core.numerics import accumulator_dtype, run_if
 from jaxtrain.core.tree import cosine
 from jaxtrain.optimizers._labels import Labels, is_masked, label_leaves
+
 
 class AgvmState(NamedTuple):
     """State of :func:`scale_by_agvm`: completed updates, and for each label the multiplier of its updates."""

@@ -42,7 +42,7 @@ def orthogonalize_gradients(*, eps: Number = 1e-30, rescale: bool = True) -> opt
     >>> tx.update(jnp.array([3.0, 4.0]), tx.init(w), w)[0].tolist()
     [0.0, 5.0]
     """
-    check_finite_number("eps", eps, low=0.0)
+    check_finite_number("eps", eps, low=1e-38)
 
     def orthogonal(g, w):
         if g.size < 2:
@@ -59,7 +59,7 @@ def orthogonalize_gradients(*, eps: Number = 1e-30, rescale: bool = True) -> opt
         rest, along, g32 = rest_of(g, w)
         if rescale:
             before, after = jnp.sqrt(jnp.sum(g32 * g32)), jnp.sqrt(jnp.sum(rest * rest))
-            # a subtraction leaves some roundings of g; not <=, so that NaN stays NaN
+            # a subtraction leaves some roundings of g; NaN is not below, and stays NaN
             noise = after < 16 * jnp.finfo(dtype).eps * before
             # computed again after its norm and not stored between
             rest, _, _ = rest_of(*jax.lax.optimization_barrier((g, w, along)))

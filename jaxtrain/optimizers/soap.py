@@ -1,5 +1,6 @@
 """SOAP: Adam in the slowly turning eigenbasis of Shampoo's preconditioner."""
 
+import functools
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -8,7 +9,16 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_decays, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, over_matrices, run_if, static_int, zero_after, zeros_accumulator
+from jaxtrain.core.numerics import (
+    accumulator_dtype,
+    known_after,
+    over_matrices,
+    row_major,
+    run_if,
+    static_int,
+    zero_after,
+    zeros_accumulator,
+)
 from jaxtrain.optimizers._decay import decay_after_step
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -206,7 +216,7 @@ def scale_by_soap(
         bases = state.bases
         if jax.tree.leaves(bases):
 
-            def start(bases):
+            def start(covariances, _):
                 matrices, structure = jax.tree.flatten(covariances)
                 found, wait = [], jnp.zeros(())
                 for c in matrices:
@@ -215,7 +225,7 @@ def scale_by_soap(
                     wait = zero_after(found[-1])
                 return structure.unflatten(found)
 
-            def refresh(carry):
+            def refresh(covariances, carry):
                 mu, nu, bases = carry
                 leaves, structure = jax.tree.flatten(mu)
                 columns = [structure.flatten_up_to(tree) for tree in (nu, covariances, bases)]
@@ -228,9 +238,15 @@ def scale_by_soap(
                         wait = zero_after(q)
                 return tuple(structure.unflatten([result[i] for result in results]) for i in range(3))
 
-            bases = run_if(first, start, bases)
-            due = ~first & (t % precondition_frequency == 0)
-            mu, nu, bases = run_if(due, refresh, (mu, nu, bases))
+            def turn(carry):
+                mu, nu, bases, covariances = row_major(carry)
+                bases = run_if(first, functools.partial(start, covariances), bases)
+                mu, nu, bases = run_if(~first, functools.partial(refresh, covariances), (mu, nu, bases))
+                return row_major((mu, nu, bases, covariances))
+
+            # one loop for both, after all that reads the old bases: between refreshes nothing is copied
+            due = known_after(t % precondition_frequency == 0, *jax.tree.leaves((updates, mu, nu)))
+            mu, nu, bases, covariances = run_if(due, turn, (mu, nu, bases, covariances))
         return updates, SoapState(optax.safe_increment(t), mu, nu, covariances, bases)
 
     return optax.GradientTransformation(init, update)

@@ -44,7 +44,7 @@ class Subsets:
             longest = max(range(len(shape)), key=lambda a: shape[a])
             self.axes = tuple(a for a in range(len(shape)) if a != longest)
         else:
-            k = closest_smaller_divisor(size, max(math.isqrt(size), 1) if subset == "sqrt" else min(int(subset), size))
+            k = closest_smaller_divisor(size, math.isqrt(size) if subset == "sqrt" else int(subset))
             self.whole, self.axes = (size // k, k), (1,)
 
     def squares(self, g: Array) -> Array:

@@ -127,6 +127,7 @@ def test_roles_are_norms_of_flax_kernels(x64):
         "bias": jnp.zeros(9),
     }
     assert norms_by_role(params) == {"embed": "embedding", "kernel": "linear", "conv": "linear", "bias": "rms"}
+    assert norms_by_role({"text": {"embed": jnp.zeros((2, 2))}}) == {"text": {"embed": "embedding"}}
     grads = jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape)), params)
     tx = scale_by_steepest_descent(num_steps=None)
     updates, _ = tx.update(grads, tx.init(params))
@@ -163,6 +164,25 @@ def test_max_combines_to_the_minimum_of_the_model(x64):
             assert float(model(near)) > float(model(best))
 
 
+def test_the_dual_norm_of_newton_schulz_is_about_the_nuclear_one():
+    # singular values become 0.7 to 1.2 instead of 1, and so does their sum
+    g = jnp.asarray(RNG.normal(size=(6, 4)), jnp.float32)
+    tx = scale_by_steepest_descent("spectral", combine="max")
+    updates, _ = tx.update(g, tx.init(g))
+    direction = newton_schulz_orthogonalize(g)
+    size = float(jnp.sum(g * direction))
+    np.testing.assert_allclose(updates, size * direction, rtol=1e-5)
+    assert 0.68 < size / float(dual_norm(g, norm="spectral")) < 1.22
+
+
+def test_weights_decay_where_the_mask_says_so():
+    params = {"a": jnp.array([3.0, -0.5]), "b": jnp.array([2.0])}
+    tx = steepest_descent(0.5, "sign", weight_decay=0.25, mask={"a": True, "b": False})
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-0.5 * (1 + 0.75), 0.5 * (1 + 0.125)], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [-0.5], rtol=1e-6)
+
+
 def test_stacked_layers_have_directions_of_their_own(x64):
     g = jnp.asarray(RNG.normal(size=(3, 5, 4)))
     bias = jnp.asarray(RNG.normal(size=(3, 4)))
@@ -172,6 +192,8 @@ def test_stacked_layers_have_directions_of_their_own(x64):
     names = {k: "linear" if k[0] == "w" else "rms" for k in apart}
     alone = scale_by_steepest_descent(names, num_steps=None, combine="max")
     wanted, _ = alone.update(apart, alone.init(apart))
+    one, _ = scale_by_steepest_descent("rms", stacked_axes=1).update(jnp.array(-2.0), tx.init({"w": g, "b": bias}))
+    assert float(one) == -1.0  # nothing is stacked in a number
     for i in range(3):
         np.testing.assert_allclose(updates["w"][i], wanted[f"w{i}"], rtol=1e-10)
         np.testing.assert_allclose(updates["b"][i], wanted[f"b{i}"], rtol=1e-10)
@@ -208,3 +230,5 @@ def test_clear_errors():
         newton_schulz_orthogonalize(jnp.eye(2), coefficients=(1.5, -0.5))
     with pytest.raises(ValueError, match=r"rms_to_rms_scale needs the shape .* got \(3,\)"):
         rms_to_rms_scale((3,))
+    with pytest.raises(ValueError, match=r"rms_to_rms_scale needs the shape .* got \(0, 3\)"):
+        rms_to_rms_scale((0, 3))

@@ -276,7 +276,7 @@ def soap(
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
       b1, b2, eps: see :func:`scale_by_soap`.
-      weight_decay: :math:`\lambda`, decoupled.
+      weight_decay: :math:`\lambda` ≥ 0, decoupled.
       mask: which parameters decay: a tree of booleans, or a function from the parameters to one; None: all.
       shampoo_beta, precondition_frequency, max_precond_dim, precondition_1d, bias_correction, normalize,
         stacked_axes: see :func:`scale_by_soap`.
@@ -298,6 +298,7 @@ def soap(
     >>> round(float(w[0, 0]), 1)
     0.6
     """
+    check_finite_number("weight_decay", weight_decay, low=0.0)
     decay = decay_after_step("soap", learning_rate, weight_decay, skip_first=True)
     return optax.chain(
         scale_by_soap(

@@ -230,5 +230,7 @@ def test_clear_errors():
         scale_by_soap(max_precond_dim=0).init(jnp.ones((2, 2)))
     with pytest.raises(TypeError, match="max_precond_dim decides shapes and must be a Python integer"):
         jax.jit(lambda n: scale_by_soap(max_precond_dim=n).init(jnp.ones((2, 2))))(5)
+    with pytest.raises(ValueError, match="weight_decay must lie in .* got -0.1"):
+        soap(weight_decay=-0.1)
     with pytest.raises(ValueError, match="soap decays the parameters"):
         soap().update(jnp.ones(2), soap().init(jnp.ones(2)))

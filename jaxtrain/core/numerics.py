@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Int
 
 from jaxtrain.core.types import Params
@@ -14,8 +15,25 @@ Carry = TypeVar("Carry")
 
 
 def accumulator_dtype(x: Any) -> Any:
-    """The dtype in which moments of ``x`` are kept: half precision becomes float32."""
+    """The dtype in which moments of ``x`` are kept: half precision becomes float32. Complex numbers are refused."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"a parameter or gradient is {x.dtype}, whose squares here would be wrong: put "
+            f"optax.contrib.split_real_and_imaginary around the optimizer"
+        )
     return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def entry_scale(x: Array, axes: tuple[int, ...]) -> Array:
+    """The largest absolute value over ``axes``, which stay with length 1; 1 where that is zero or not finite.
+
+    Squares of x over it do not overflow, and their sum does not vanish.
+
+    >>> entry_scale(jnp.array([[-3e30, 1.0], [0.0, 0.0]]), (1,)).tolist()
+    [[3.0000000987198313e+30], [1.0]]
+    """
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0)
+    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
 
 
 def zeros_accumulator(params: Params) -> Params:
@@ -55,6 +73,37 @@ def _never(*arrays: Array) -> Bool[Array, ""]:
     whole = [x for x in arrays if x.size and all(axis is None for axis in jax.typeof(x).sharding.spec)]
     entries = [jnp.real(x[(0,) * x.ndim]) for x in whole]
     return jnp.any(jnp.stack([(e > 1) & (e < 0) for e in entries])) if entries else jnp.zeros((), bool)
+
+
+def known_after(due: Bool[Array, ""], *others: Array) -> Bool[Array, ""]:
+    """``due``, on CPUs known only when the others are: what ``run_if`` does then begins after them.
+
+    Where they read the array that it replaces, XLA need not copy that first.
+
+    >>> known_after(jnp.array(True), jnp.array([jnp.nan])).item()
+    True
+    """
+    return jax.lax.platform_dependent(
+        due, *others, cpu=lambda due, *others: due & ~_never(*others), default=lambda due, *others: due
+    )
+
+
+def row_major(tree: Params) -> Params:
+    """The arrays as they are, on CPUs in memory in the order of their axes.
+
+    LAPACK has its matrices the other way round. XLA lets that spread through a loop to what it is given, so that every
+    array would be turned at every step, also where the loop does nothing; not beyond this. Elsewhere nothing is done:
+    devices that share an array would gather it for this.
+
+    >>> row_major({"a": jnp.ones(2)})["a"].tolist()
+    [1.0, 1.0]
+    """
+
+    def one(x):
+        layout = Layout(tuple(range(x.ndim)))
+        return jax.lax.platform_dependent(x, cpu=lambda x: with_layout_constraint(x, layout), default=lambda x: x)
+
+    return jax.tree.map(one, tree)
 
 
 def in_place_of(old: Array, new: Array, count: Int[Array, ""], *others: Array) -> Array:

@@ -45,6 +45,22 @@ def safe_norm(tree: Params, *others: Params, of: Callable[..., Array] | None = N
     return scale * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
 
 
+def cosine(a: Params, b: Params) -> Scalar:
+    """Of the angle between two trees, all leaves together, in float32 at least; 0 where either is zero.
+
+    >>> round(float(cosine({"x": jnp.array([3e-30, 0.0])}, {"x": jnp.array([3e30, 4e30])})), 5)
+    0.6
+    """
+    a_norm, b_norm = safe_norm(a), safe_norm(b)
+
+    def unit(x, norm):
+        # divided first: no product of large entries overflows
+        return x.astype(norm.dtype) / jnp.where(norm == 0, 1, norm)
+
+    products = jax.tree.map(lambda x, y: jnp.sum(unit(x, a_norm) * unit(y, b_norm)), a, b)
+    return sum(jax.tree.leaves(products), jnp.zeros((), jnp.result_type(a_norm, b_norm)))
+
+
 def check_stack(stack: Any, *, where: str) -> int:
     """The common leading size of a stacked tree of gradients; raises where there is none or leaves are not floating."""
     from jaxtrain.core.checks import check_leading_axes

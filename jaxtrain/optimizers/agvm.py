@@ -1,18 +1,17 @@
 """AGVM: learning rates of modules, set so that their gradients are equally noisy."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Params, Scalar, check_finite_number
+from jaxtrain.core import Number, Params, Scalar, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, run_if
-
-Labels = Any
-"""A tree of labels, or of a prefix of the parameters', or a function ``params -> labels``."""
+from jaxtrain.core.tree import cosine
+from jaxtrain.optimizers._labels import Labels, is_masked, label_leaves
 
 
 class AgvmState(NamedTuple):
@@ -20,23 +19,6 @@ class AgvmState(NamedTuple):
 
     count: Int[Array, ""]
     multipliers: dict[Hashable, Float[Array, ""]]
-
-
-def _masked(x: Any) -> bool:
-    return isinstance(x, optax.MaskedNode)
-
-
-def _labels(labels: Labels, tree: Params) -> Params:
-    """One label for each leaf of a tree, masked ones kept as they are."""
-    found = labels(tree) if callable(labels) else labels
-    return jax.tree.map(
-        lambda label, part: (
-            part if _masked(part) else jax.tree.map(lambda x: x if _masked(x) else label, part, is_leaf=_masked)
-        ),
-        found,
-        tree,
-        is_leaf=_masked,
-    )
 
 
 def module_gradient_variance(
@@ -79,25 +61,13 @@ def module_gradient_variance(
         g = g.astype(accumulator_dtype(g))
         return g if v is None else g / (jnp.sqrt(b2 * v + (1 - b2) * g**2) + eps)
 
-    def products(label, a, b, v=None):
-        a, b = scaled(a, v), scaled(b, v)
-        return label, jnp.stack([jnp.sum(a * b), jnp.sum(a * a), jnp.sum(b * b)])
-
-    trees = [grads_a, grads_b] + ([] if second_moment is None else [second_moment])
-    sums: dict[Hashable, Array] = {}
-    found = jax.tree.map(
-        lambda label, *leaves: None if _masked(label) else products(label, *leaves),
-        _labels(labels, grads_a),
-        *trees,
-        is_leaf=_masked,
-    )
-    for label, three in jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, tuple)):
-        sums[label] = sums[label] + three if label in sums else three
-    # as torch.cosine_similarity treats gradients that vanish
-    return {
-        label: 1 - s[0] / jnp.maximum(jnp.sqrt(s[1]) * jnp.sqrt(s[2]), 1e-8)
-        for label, s in sorted(sums.items(), key=lambda item: str(item[0]))
-    }
+    names = jax.tree.leaves(label_leaves(labels, grads_a))
+    leaves = [jax.tree.leaves(tree) for tree in (grads_a, grads_b)]
+    moments = [None] * len(names) if second_moment is None else jax.tree.leaves(second_moment)
+    groups: dict[Hashable, list[tuple[Array, Array]]] = {name: [] for name in sorted(set(names), key=str)}
+    for name, a, b, v in zip(names, *leaves, moments, strict=True):
+        groups[name].append((scaled(a, v), scaled(b, v)))
+    return {name: 1 - cosine(*map(list, zip(*pairs, strict=True))) for name, pairs in groups.items()}
 
 
 def agvm_scale(
@@ -190,7 +160,7 @@ def scale_by_agvm(
     check_finite_number("high", high, low=0.0)
 
     def init(params):
-        found = {x for x in jax.tree.leaves(_labels(labels, params), is_leaf=_masked) if not _masked(x)}
+        found = set(jax.tree.leaves(label_leaves(labels, params)))
         if found and reference not in found:
             raise ValueError(f"the reference {reference!r} is none of the labels {sorted(map(str, found))}")
         return AgvmState(jnp.zeros((), jnp.int32), {name: jnp.ones((), jnp.float32) for name in sorted(found, key=str)})
@@ -203,7 +173,7 @@ def scale_by_agvm(
                 "make_step by extra_args"
             )
         due = (state.count >= start_step) & (state.count % interval == 0)
-        names = _labels(labels, updates)
+        names = label_leaves(labels, updates)
 
         def measure(old):
             variances = module_gradient_variance(*half_grads, names, second_moment=second_moment, b2=b2, eps=eps)
@@ -215,10 +185,10 @@ def scale_by_agvm(
 
         multipliers = run_if(due, measure, state.multipliers) if state.multipliers else state.multipliers
         updates = jax.tree.map(
-            lambda name, u: u if _masked(name) else (multipliers[name] * u).astype(u.dtype),
+            lambda name, u: u if is_masked(name) else (multipliers[name] * u).astype(u.dtype),
             names,
             updates,
-            is_leaf=_masked,
+            is_leaf=is_masked,
         )
         return updates, AgvmState(optax.safe_increment(state.count), multipliers)
 
@@ -255,7 +225,7 @@ def agvm(
     >>> round(float(updates), 4)
     -0.2
     """
-    check_finite_number("momentum", momentum, low=0.0, high=1.0)
+    check_decays(momentum=momentum)
     return optax.chain(
         optax.trace(momentum),
         scale_by_agvm(labels, reference, decay=decay, interval=interval, start_step=start_step),

@@ -86,7 +86,8 @@ def matrix_inverse_root(
       max_steps: of ``"newton"``.
 
     Returns:
-      Shaped like ``a``, in its dtype; computed in float32 at least. A matrix of zeros without epsilon gives infinities.
+      Shaped like ``a``, in its dtype; computed in float32 at least. A singular matrix without epsilon has no such root: what
+      comes is not a number, or (``"newton"``) large.
 
     Raises:
       ValueError: not square, a number out of range, or an unknown method.

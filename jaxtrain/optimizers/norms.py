@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxtrain.core import Number, Scalar
-from jaxtrain.core.numerics import accumulator_dtype, static_int, zero_after
+from jaxtrain.core.numerics import accumulator_dtype, entry_scale, static_int, zero_after
 
 HIGHEST = jax.lax.Precision.HIGHEST
 CUBIC = (1.5, -0.5, 0.0)
 QUINTIC = (3.4445, -4.7750, 2.0315)
 NORMS = ("linf", "l2", "spectral", "row_l2", "col_l2")
+# of these the axes whose entries make one length
+LENGTHS = {"l2": slice(None), "row_l2": slice(1, None), "col_l2": slice(1)}
 ROLES = ("linear", "embedding", "rms", "sign")
 
 
@@ -61,8 +63,8 @@ def newton_schulz_orthogonalize(
     tall = x.shape[-2] > x.shape[-1]
     if tall:  # the smaller of the two products
         x = jnp.swapaxes(x, -1, -2)
-    norm = jnp.sqrt(jnp.sum(x * x, axis=(-1, -2), keepdims=True)) + eps
-    x = (x / jnp.where(norm == 0, 1, norm)).astype(x.dtype)
+    x, norm, scale = _scaled(x, (x.ndim - 2, x.ndim - 1))
+    x = _over(x, norm + eps / scale).astype(x.dtype)
 
     def product(p, q):
         return jnp.matmul(p, q, precision=HIGHEST)
@@ -75,6 +77,23 @@ def newton_schulz_orthogonalize(
     return (jnp.swapaxes(x, -1, -2) if tall else x).astype(g.dtype)
 
 
+def _scaled(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """``x / c``, its Euclidean norm over ``axes``, and c: gradients of any size keep their direction."""
+    scale = entry_scale(x, axes)
+    x = x / scale
+    return x, jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True)), scale
+
+
+def _over(x: Array, norm: Array) -> Array:
+    return x / jnp.where(norm == 0, 1, norm)
+
+
+def norm_over(x: Array, axes: tuple[int, ...]) -> Array:
+    """The Euclidean norm over ``axes``, without overflow or underflow."""
+    _, norm, scale = _scaled(x, axes)
+    return jnp.squeeze(norm * scale, axes)
+
+
 class DualPair(NamedTuple):
     """What steepest descent needs of a gradient: the unit direction, the dual norm (one for each matrix of a stack), and
     a zero that is known when both are (see :func:`jaxtrain.core.numerics.zero_after`)."""
@@ -82,10 +101,6 @@ class DualPair(NamedTuple):
     direction: Array
     norm: Array
     wait: Array
-
-
-def _over(x: Array, norm: Array) -> Array:
-    return x / jnp.where(norm == 0, 1, norm)
 
 
 def dual_pair(g: Array, norm: str, *, num_axes: int, num_steps: int | None, wait: Array | None = None) -> DualPair:
@@ -97,12 +112,9 @@ def dual_pair(g: Array, norm: str, *, num_axes: int, num_steps: int | None, wait
     axes = tuple(range(g.ndim - num_axes, g.ndim))
     if norm == "linf":
         return DualPair(jnp.sign(g), jnp.sum(jnp.abs(g), axis=axes), wait)
-    if norm == "l2":
-        size = jnp.sqrt(jnp.sum(g * g, axis=axes, keepdims=True))
-        return DualPair(_over(g, size), jnp.squeeze(size, axes), wait)
-    if norm in ("row_l2", "col_l2"):
-        size = jnp.sqrt(jnp.sum(g * g, axis=-1 if norm == "row_l2" else -2, keepdims=True))
-        return DualPair(_over(g, size), jnp.sum(size, axis=axes), wait)
+    if norm in LENGTHS:
+        x, size, scale = _scaled(g, axes[LENGTHS[norm]])
+        return DualPair(_over(x, size), jnp.sum(size * scale, axis=axes), wait)
     if num_steps is not None:
         x = newton_schulz_orthogonalize(g, num_steps=num_steps)
         return DualPair(x, jnp.sum(x * g, axis=axes), wait)

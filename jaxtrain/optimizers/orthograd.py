@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxtrain.core import Number, Params, Scalar, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype
-from jaxtrain.core.tree import safe_norm
+from jaxtrain.core.numerics import accumulator_dtype, entry_scale
+from jaxtrain.core.tree import cosine
 
 
 def orthogonalize_gradients(*, eps: Number = 1e-30, rescale: bool = True) -> optax.GradientTransformation:
@@ -42,23 +42,29 @@ def orthogonalize_gradients(*, eps: Number = 1e-30, rescale: bool = True) -> opt
     >>> tx.update(jnp.array([3.0, 4.0]), tx.init(w), w)[0].tolist()
     [0.0, 5.0]
     """
-    check_finite_number("eps", eps, low=0.0)
+    check_finite_number("eps", eps, low=1e-38)
 
     def orthogonal(g, w):
         if g.size < 2:
             return g
         dtype = accumulator_dtype(g)
-        g32, w32 = g.astype(dtype), w.astype(dtype)
-        along = jnp.sum(w32 * g32) / (jnp.sum(w32 * w32) + eps)
-        rest = g32 - along * w32
+        scale = entry_scale(g.astype(dtype), tuple(range(g.ndim)))
+
+        def rest_of(g, w, along=None):
+            g32, w32 = g.astype(dtype) / scale, w.astype(dtype)
+            if along is None:
+                along = jnp.sum(w32 * g32) / (jnp.sum(w32 * w32) + eps)
+            return g32 - along * w32, along, g32
+
+        rest, along, g32 = rest_of(g, w)
         if rescale:
             before, after = jnp.sqrt(jnp.sum(g32 * g32)), jnp.sqrt(jnp.sum(rest * rest))
-            # a subtraction leaves some roundings of g; not <=, so that NaN stays NaN
+            # a subtraction leaves some roundings of g; NaN is not below, and stays NaN
             noise = after < 16 * jnp.finfo(dtype).eps * before
             # computed again after its norm and not stored between
-            g32, w32, along = jax.lax.optimization_barrier((g32, w32, along))
-            rest = jnp.where(noise, 1.0, before / (after + eps)) * (g32 - along * w32)
-        return rest.astype(g.dtype)
+            rest, _, _ = rest_of(*jax.lax.optimization_barrier((g, w, along)))
+            rest = jnp.where(noise, 1.0, before / (after + eps / scale)) * rest
+        return (scale * rest).astype(g.dtype)
 
     def update(updates, params=None):
         if params is None:
@@ -87,11 +93,4 @@ def nlm_cosine(grads: Params, params: Params) -> Scalar:
     >>> round(float(nlm_cosine({"w": jnp.array([-1.0, 0.0])}, {"w": jnp.array([3.0, 4.0])})), 6)
     0.6
     """
-    g_norm, w_norm = safe_norm(grads), safe_norm(params)
-
-    def unit(x, norm):
-        # divided first: no product of large entries overflows
-        return x.astype(norm.dtype) / jnp.where(norm > 0, norm, 1)
-
-    products = jax.tree.map(lambda g, w: jnp.sum(unit(g, g_norm) * unit(w, w_norm)), grads, params)
-    return -sum(jax.tree.leaves(products), jnp.zeros((), jnp.result_type(g_norm, w_norm)))
+    return -cosine(grads, params)

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zero_after, zeros_accumulator
 from jaxtrain.optimizers._blocks import Plan
 from jaxtrain.optimizers.matrix_roots import METHODS, matrix_inverse_root
@@ -98,7 +98,8 @@ def scale_by_distributed_shampoo(
     with at most ``max_preconditioner_dim`` entries is one vector with a full matrix. Roots are computed at step
     ``start_preconditioning_step`` and then at multiples of ``precondition_frequency``, and cost nothing in the steps
     between, under ``vmap`` too; therefore there is no reverse-mode derivative through this. Not-a-number gradients spoil
-    the state: put ``optax.apply_if_finite`` around it.
+    the state: put ``optax.apply_if_finite`` around it. So do those whose squares overflow (above some 1e19 in float32):
+    clip them before.
 
     Args:
       b1: decay of the filtered gradient, in [0, 1).
@@ -135,8 +136,8 @@ def scale_by_distributed_shampoo(
     >>> updates.round(3).tolist(), state.roots["order2_size2"].shape
     ([[1.0, 0.0], [0.0, -1.0]], (2, 2, 2))
     """
-    for name, value in {"b1": b1, "b2": b2, "grafting_b2": grafting_b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, grafting_b2=grafting_b2)
+    check_finite_number("b2", b2, low=0.0, high=1.0)
     check_finite_number("epsilon", epsilon, low=1e-38)
     check_finite_number("grafting_epsilon", grafting_epsilon, low=0.0)
     check_finite_number("precondition_frequency", precondition_frequency, low=1)
@@ -299,7 +300,7 @@ def distributed_shampoo(
     """
     check_finite_number("weight_decay", weight_decay, low=0.0)
     if momentum is not None:
-        check_finite_number("momentum", momentum, low=0.0, high=1.0)
+        check_decays(momentum=momentum)
     decay = optax.add_decayed_weights(weight_decay, mask)
     shampoo = scale_by_distributed_shampoo(
         b1,

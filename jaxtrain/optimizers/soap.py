@@ -1,5 +1,6 @@
 """SOAP: Adam in the slowly turning eigenbasis of Shampoo's preconditioner."""
 
+import functools
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -7,8 +8,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, over_matrices, run_if, static_int, zero_after, zeros_accumulator
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
+from jaxtrain.core.numerics import (
+    accumulator_dtype,
+    known_after,
+    over_matrices,
+    row_major,
+    run_if,
+    static_int,
+    zero_after,
+    zeros_accumulator,
+)
 from jaxtrain.optimizers._decay import decay_after_step
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -118,7 +128,8 @@ def scale_by_soap(
     ``max_precond_dim`` are not rotated; without any rotation this is Adam, one step late.
 
     The refresh costs nothing in the steps between, under ``vmap`` too; therefore there is no reverse-mode derivative
-    through this transformation. Not-a-number gradients spoil the state: put ``optax.apply_if_finite`` around it.
+    through this transformation. Not-a-number gradients spoil the state: put ``optax.apply_if_finite`` around it. So do
+    those whose squares overflow (above some 1e19 in float32): clip them before.
 
     Args:
       b1: decay of the first moment, in [0, 1).
@@ -148,12 +159,12 @@ def scale_by_soap(
     >>> first.tolist(), second.round(3).tolist()
     ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, -1.0]])
     """
-    for name, value in {"b1": b1, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
+    decay = b2 if shampoo_beta is None else shampoo_beta
+    check_finite_number("shampoo_beta", decay, low=0.0, high=1.0)
     check_finite_number("eps", eps, low=0.0)
     check_finite_number("precondition_frequency", precondition_frequency, low=1)
     stacked = static_int("stacked_axes", stacked_axes, low=0)
-    decay = b2 if shampoo_beta is None else shampoo_beta
 
     def over_layers(fn, leaf):
         """``fn`` of one layer as a function of the layers that a leaf stacks."""
@@ -205,7 +216,7 @@ def scale_by_soap(
         bases = state.bases
         if jax.tree.leaves(bases):
 
-            def start(bases):
+            def start(covariances, _):
                 matrices, structure = jax.tree.flatten(covariances)
                 found, wait = [], jnp.zeros(())
                 for c in matrices:
@@ -214,7 +225,7 @@ def scale_by_soap(
                     wait = zero_after(found[-1])
                 return structure.unflatten(found)
 
-            def refresh(carry):
+            def refresh(covariances, carry):
                 mu, nu, bases = carry
                 leaves, structure = jax.tree.flatten(mu)
                 columns = [structure.flatten_up_to(tree) for tree in (nu, covariances, bases)]
@@ -227,9 +238,15 @@ def scale_by_soap(
                         wait = zero_after(q)
                 return tuple(structure.unflatten([result[i] for result in results]) for i in range(3))
 
-            bases = run_if(first, start, bases)
-            due = ~first & (t % precondition_frequency == 0)
-            mu, nu, bases = run_if(due, refresh, (mu, nu, bases))
+            def turn(carry):
+                mu, nu, bases, covariances = row_major(carry)
+                bases = run_if(first, functools.partial(start, covariances), bases)
+                mu, nu, bases = run_if(~first, functools.partial(refresh, covariances), (mu, nu, bases))
+                return row_major((mu, nu, bases, covariances))
+
+            # one loop for both, after all that reads the old bases: between refreshes nothing is copied
+            due = known_after(t % precondition_frequency == 0, *jax.tree.leaves((updates, mu, nu)))
+            mu, nu, bases, covariances = run_if(due, turn, (mu, nu, bases, covariances))
         return updates, SoapState(optax.safe_increment(t), mu, nu, covariances, bases)
 
     return optax.GradientTransformation(init, update)
@@ -259,7 +276,7 @@ def soap(
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
       b1, b2, eps: see :func:`scale_by_soap`.
-      weight_decay: :math:`\lambda`, decoupled.
+      weight_decay: :math:`\lambda` ≥ 0, decoupled.
       mask: which parameters decay: a tree of booleans, or a function from the parameters to one; None: all.
       shampoo_beta, precondition_frequency, max_precond_dim, precondition_1d, bias_correction, normalize,
         stacked_axes: see :func:`scale_by_soap`.
@@ -281,6 +298,7 @@ def soap(
     >>> round(float(w[0, 0]), 1)
     0.6
     """
+    check_finite_number("weight_decay", weight_decay, low=0.0)
     decay = decay_after_step("soap", learning_rate, weight_decay, skip_first=True)
     return optax.chain(
         scale_by_soap(

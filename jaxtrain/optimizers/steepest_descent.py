@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from jaxtrain.core import Number, Params, Scalar, check_finite_number
+from jaxtrain.core import Number, Params, Scalar, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, static_int, zeros_accumulator
-from jaxtrain.optimizers.norms import NORMS, ROLES, DualPair, base_and_scale, dual_pair
+from jaxtrain.optimizers._labels import label_leaves
+from jaxtrain.optimizers.norms import LENGTHS, NORMS, ROLES, DualPair, base_and_scale, dual_pair, norm_over
 
 
 def norms_by_role(params: Params, *, embeddings: Sequence[str] = ("embed",)) -> Any:
@@ -68,26 +69,19 @@ class _Leaf:
     def norm_of(self, w: Array) -> Array:
         """The largest over stacked layers of the norm itself."""
         w = w.reshape(self.view)
+        axes = tuple(range(w.ndim - self.axes, w.ndim))
         if self.base == "linf":
             sizes = jnp.abs(w)
-        elif self.base == "l2":
-            sizes = jnp.sqrt(jnp.sum(w * w, axis=tuple(range(w.ndim - self.axes, w.ndim))))
         elif self.base == "spectral":
             sizes = jnp.linalg.svd(w, compute_uv=False)
         else:
-            sizes = jnp.sqrt(jnp.sum(w * w, axis=-1 if self.base == "row_l2" else -2))
+            sizes = norm_over(w, axes[LENGTHS[self.base]])
         return self.scale * jnp.max(sizes, initial=0)
 
 
 def _leaves(norms: Any, tree: Params, stacked: int) -> list[_Leaf]:
-    names = norms(tree) if callable(norms) else norms
-    if isinstance(names, str):
-        names = jax.tree.map(lambda _: names, tree)
-    structure = jax.tree.structure(tree)
-    roles = structure.flatten_up_to(names)
-    return [
-        _Leaf(role, jnp.shape(leaf), stacked) for role, leaf in zip(roles, structure.flatten_up_to(tree), strict=True)
-    ]
+    roles = jax.tree.leaves(label_leaves(norms, tree))
+    return [_Leaf(role, jnp.shape(leaf), stacked) for role, leaf in zip(roles, jax.tree.leaves(tree), strict=True)]
 
 
 def modular_norm(params: Params, norms: Any = norms_by_role, *, stacked_axes: int = 0) -> Scalar:
@@ -151,7 +145,8 @@ def scale_by_steepest_descent(
     with ``b1`` Muon; the roles are what makes rates fit all widths. Not-a-number gradients give not-a-number updates.
 
     Args:
-      norms: a name for all, a tree of names, or a function from the parameters to one.
+      norms: a name for all, a tree of names like the parameters or a prefix of them, or a function from the parameters to
+        one.
       b1: decay of a mean of gradients that is taken before, in [0, 1); None: none, and no memory for it.
       combine: ``"none"``: each direction has norm one; ``"max"``: as above.
       sharpness: :math:`\lambda` > 0, for ``"max"``.
@@ -174,7 +169,7 @@ def scale_by_steepest_descent(
     ([8.0, -8.0], [8.0, -8.0])
     """
     if b1 is not None:
-        check_finite_number("b1", b1, low=0.0, high=1.0)
+        check_decays(b1=b1)
     check_finite_number("sharpness", sharpness, low=1e-38)
     if combine not in ("none", "max"):
         raise ValueError(f"combine must be 'none' or 'max', got {combine!r}")

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, static_int, zeros_accumulator
 from jaxtrain.optimizers._decay import decay_after_step
+from jaxtrain.optimizers._fused import map_leaves
 
 
 def closest_smaller_divisor(n: int, k: int) -> int:
@@ -43,7 +44,7 @@ class Subsets:
             longest = max(range(len(shape)), key=lambda a: shape[a])
             self.axes = tuple(a for a in range(len(shape)) if a != longest)
         else:
-            k = closest_smaller_divisor(size, max(math.isqrt(size), 1) if subset == "sqrt" else min(int(subset), size))
+            k = closest_smaller_divisor(size, math.isqrt(size) if subset == "sqrt" else int(subset))
             self.whole, self.axes = (size // k, k), (1,)
 
     def squares(self, g: Array) -> Array:
@@ -125,7 +126,7 @@ def scale_by_subset_norm(
     >>> (10 * updates).round().tolist(), state.nu.shape
     ([[6.0, 8.0], [0.0, 10.0]], (2, 1))
     """
-    check_finite_number("b1", b1, low=0.0, high=1.0)
+    check_decays(b1=b1)
     check_finite_number("b2", b2, low=0.0, high=1.0)
     check_finite_number("eps", eps, low=0.0)
     check_subset(subset)
@@ -145,8 +146,7 @@ def scale_by_subset_norm(
             nu = accumulate(nu, subsets.squares(g32), b2)
             return (scale * subsets.divide(mu, jnp.sqrt(nu) + eps)).astype(g.dtype), mu, nu
 
-        out = jax.tree.map(step, updates, state.mu, state.nu)
-        updates, mu, nu = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0, 0)), out)
+        updates, mu, nu = map_leaves(step, 3, updates, state.mu, state.nu)
         return updates, SubsetNormState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)

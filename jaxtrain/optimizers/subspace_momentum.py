@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zero_after
 from jaxtrain.optimizers._decay import decay_after_step
 from jaxtrain.optimizers.subset_norm import Subsets, accumulate, bias, check_subset
@@ -116,7 +116,7 @@ def scale_by_subspace_momentum(
     >>> updates.round(5).tolist()
     [[2.0, 0.0], [0.0, 2.0]]
     """
-    check_finite_number("b1", b1, low=0.0, high=1.0)
+    check_decays(b1=b1)
     check_finite_number("update_interval", update_interval, low=1)
     rank = static_int("rank", rank, low=0)
     if projection not in PROJECTIONS:

@@ -23,7 +23,7 @@ HALVES = tuple(jax.tree.map(lambda s, n: s + n, SIGNAL, random((STEPS,))) for _ 
 MOMENT = jax.tree.map(lambda x: np.abs(x), random((STEPS,)))
 
 
-def in_numpy(decay, interval, start, moments=False):
+def in_numpy(decay, interval, start, moments=False, low=0.5, high=10.0):
     """The released hook's arithmetic for three parameter groups, group 0 the trunk."""
     groups = [("conv", "norm"), ("head",), ("s",)]
     bar, out = np.ones(3), []
@@ -38,16 +38,20 @@ def in_numpy(decay, interval, start, moments=False):
                     pair.append(g / (np.sqrt(0.9 * v + 0.1 * g**2) + 1e-3) if moments else g)
                 a, b = pair
                 phi.append(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-            bar = decay * bar + (1 - decay) * np.sqrt(np.clip((phi[0] + 1e-6) / (np.array(phi) + 1e-6), 0.5, 10))
+            bar = decay * bar + (1 - decay) * np.sqrt(np.clip((phi[0] + 1e-6) / (np.array(phi) + 1e-6), low, high))
         out.append(bar.copy())
     return np.array(out)
 
 
 @pytest.mark.parametrize(
-    "decay, interval, start, moments", [(0.97, 5, 7, False), (0.0, 1, 0, False), (0.5, 3, 0, True)]
+    "decay, interval, start, moments, limits",
+    [(0.97, 5, 7, False, (0.5, 10.0)), (0.0, 1, 0, False, (0.9, 1.1)), (0.5, 3, 0, True, (0.5, 10.0))],
 )
-def test_equals_the_hook_in_numpy(x64, decay, interval, start, moments):
-    tx = scale_by_agvm(LABELS, "trunk", decay=decay, interval=interval, start_step=start, b2=0.9, eps=1e-3)
+def test_equals_the_hook_in_numpy(x64, decay, interval, start, moments, limits):
+    low, high = limits
+    tx = scale_by_agvm(
+        LABELS, "trunk", decay=decay, interval=interval, start_step=start, low=low, high=high, b2=0.9, eps=1e-3
+    )
     halves, moment = jax.tree.map(jnp.asarray, (HALVES, MOMENT))
 
     def step(state, inputs):
@@ -61,7 +65,7 @@ def test_equals_the_hook_in_numpy(x64, decay, interval, start, moments):
     _, got = jax.jit(lambda s: jax.lax.scan(step, s, (halves, moment)))(
         tx.init(jax.tree.map(lambda x: x[0], halves[0]))
     )
-    want = in_numpy(decay, interval, start, moments)
+    want = in_numpy(decay, interval, start, moments, *limits)
     # multipliers are kept in float32
     np.testing.assert_allclose(got, want[:, [0, 2, 1]], rtol=2e-6)
     np.testing.assert_array_equal(got[:start], 1.0)
@@ -76,6 +80,11 @@ def test_alike_groups_and_equal_halves_keep_their_rates(x64):
     other = {"a": jnp.array([1.0, -0.3]), "b": jnp.array([1.0, -0.3])}
     scales = agvm_scale(module_gradient_variance(same, other, {"a": "a", "b": "b"}), "a")
     assert float(scales["a"]) == float(scales["b"]) == 1.0
+    # small gradients are no less alike; their squares vanish in float32
+    a, b = {"x": jnp.array([1.0, 2.0], jnp.float32)}, {"x": jnp.array([1.0, 1.5], jnp.float32)}
+    for size in (1.0, 1e-6, 1e-30, 1e30):
+        phi = module_gradient_variance(*(jax.tree.map(lambda x, s=size: s * x, g) for g in (a, b)), "all")["all"]
+        np.testing.assert_allclose(phi, 1 - 4 / np.sqrt(5 * 3.25), rtol=1e-4)  # float32 beside 1
     # gradients of zero have a variance of 1
     zero = jax.tree.map(jnp.zeros_like, same)
     assert list(module_gradient_variance(zero, zero, "all").values()) == [1.0]
@@ -113,6 +122,9 @@ def test_halves_that_are_no_numbers_change_nothing_and_labels_may_be_a_prefix():
     updates, state = jax.jit(lambda g, s, h: tx.update(g, s, half_grads=h))(g, state, (bad, bad))
     assert all(float(m) == 1 for m in state.multipliers.values()) and int(state.count) == 1
     np.testing.assert_array_equal(updates["b"], 1)
+    # the reference may be another optimizer's, with everything else
+    nobody = jax.tree.map(lambda x: optax.MaskedNode(), g)
+    assert tx.init(nobody).multipliers == {}
 
 
 def test_clear_errors():

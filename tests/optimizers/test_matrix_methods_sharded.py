@@ -11,7 +11,14 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxtrain.optimizers import distributed_shampoo, soap
+from jaxtrain.optimizers import (
+    distributed_shampoo,
+    scale_by_distributed_shampoo,
+    scale_by_steepest_descent,
+    scale_by_subspace_momentum,
+    soap,
+)
+from tests.optimizers.test_soap import in_turn
 
 RNG = np.random.default_rng(0)
 STEPS = 5
@@ -121,6 +128,23 @@ def test_between_refreshes_nothing_is_decomposed(method):
     state = jax.eval_shape(jax.vmap(tx.init), members)
     always, due = decompositions(jax.make_jaxpr(jax.vmap(tx.update))(members, state, members).jaxpr)
     assert not always and due
+
+
+@pytest.mark.parametrize(
+    "tx, number",
+    [
+        (scale_by_distributed_shampoo(max_preconditioner_dim=4), 2),  # pools of two sizes
+        (scale_by_subspace_momentum(rank=2), 2),
+        (scale_by_steepest_descent("spectral", num_steps=None), 2),
+    ],
+    ids=["shampoo", "subspace_momentum", "steepest_descent"],
+)
+def test_one_decomposition_waits_for_the_other(tx, number):
+    """As SOAP's do, whose test says why."""
+    params = {"a": jnp.ones((4, 3)), "b": jnp.ones((4, 4))}
+    jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params)).jaxpr
+    loops = [eqn.params["body_jaxpr"].jaxpr for eqn in jaxpr.eqns if eqn.primitive.name == "while"]
+    assert in_turn(loops[0] if loops else jaxpr) == number
 
 
 def test_roots_keep_their_bits_between_refreshes():

@@ -64,8 +64,26 @@ def test_noise_is_not_blown_up():
         update, _ = orthogonalize_gradients().update(g, optax.EmptyState(), w)
         # what rounding leaves of a parallel gradient; rescaled it would have the length of g
         assert float(jnp.linalg.norm(update)) < 2e-6 * float(jnp.linalg.norm(g))
+    bad, _ = orthogonalize_gradients().update(w.at[0].set(jnp.nan), optax.EmptyState(), w)
+    assert bool(jnp.isnan(bad).all())
     zero, _ = orthogonalize_gradients().update(jnp.ones(3), optax.EmptyState(), jnp.zeros(3))
     np.testing.assert_allclose(zero, np.ones(3), rtol=1e-6)  # no direction to take out; one float32 rounding
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e30])
+def test_gradients_of_any_size_keep_their_length(size):
+    """In float32, where their squares vanish or overflow; late in training they are that small."""
+    rng = np.random.default_rng(4)
+    w, g = (jnp.asarray(rng.normal(size=(7, 3)), jnp.float32) for _ in range(2))
+    for tx in (orthogonalize_gradients(eps=1e-37), orthogonalize_gradients(rescale=False)):
+        wanted, _ = tx.update(g, optax.EmptyState(), w)
+        update, _ = tx.update(size * g, optax.EmptyState(), w)
+        np.testing.assert_allclose(update / size, wanted, rtol=0, atol=1e-6)  # another rounding of entries of size one
+    # eps is beside the length of the gradient itself, as released
+    update, _ = orthogonalize_gradients(eps=1e-25).update(1e-25 * g, optax.EmptyState(), w)
+    plain, _ = orthogonalize_gradients(rescale=False).update(g, optax.EmptyState(), w)
+    length = jnp.linalg.norm(plain)
+    np.testing.assert_allclose(update / 1e-25, plain * jnp.linalg.norm(g) / (length + 1), rtol=0, atol=1e-6)
 
 
 def test_half_precision_is_computed_in_single():
@@ -93,7 +111,9 @@ def test_nlm_cosine_by_definition():
 
 
 def test_clear_errors():
-    with pytest.raises(ValueError, match=r"eps must lie in \[0.0, inf\], got -1"):
-        orthogonalize_gradients(eps=-1)
+    with pytest.raises(ValueError, match=r"eps must lie in \[1e-38, inf\], got 0"):
+        orthogonalize_gradients(eps=0)
+    with pytest.raises(TypeError, match="a parameter or gradient is complex64.*split_real_and_imaginary"):
+        orthogonalize_gradients().update(jnp.ones(2, complex), optax.EmptyState(), jnp.ones(2, complex))
     with pytest.raises(ValueError, match="orthogonalize_gradients needs the parameters"):
         orthogonalize_gradients().update(jnp.ones(2), optax.EmptyState())

@@ -12,6 +12,7 @@ from jaxtrain.optimizers import (
     block_and_merge_dims,
     distributed_shampoo,
     matrix_inverse_root,
+    scale_by_distributed_shampoo,
 )
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "shampoo.npz")
@@ -149,6 +150,40 @@ def test_stacked_layers_equal_layers_apart(x64):
     np.testing.assert_allclose(stacked, alone, rtol=0, atol=1e-12)  # the same sums
 
 
+def test_parameters_together_equal_parameters_alone(x64):
+    """A vector and a matrix have factors of one size, and roots of two."""
+    g = {"v": jnp.asarray(RNG.normal(size=(4, 3))), "w": jnp.asarray(RNG.normal(size=(4, 3, 3))), "s": jnp.ones(4)}
+    options = {"epsilon": 1e-6, "max_preconditioner_dim": 4}
+    first = jax.tree.map(lambda x: x[0], g)
+    together = run(distributed_shampoo(0.1, **options), first, g)
+    for k, stacked in {"v": 0, "w": 0, "s": 1}.items():  # nothing is stacked in a number
+        alone = run(distributed_shampoo(0.1, **options, stacked_axes=stacked), first[k], g[k])
+        np.testing.assert_allclose(together[k], alone, rtol=0, atol=1e-12)  # the same sums
+
+
+def test_options_that_no_golden_run_has(x64):
+    # another root: of diag(d) with r = 2, d over the sum of squares
+    d = jnp.diag(jnp.array([2.0, -3.0]))
+    options = {"b1": 0.0, "epsilon": 1e-14, "grafting": None, "max_preconditioner_dim": 2}
+    tx = scale_by_distributed_shampoo(**options, root=2)
+    update, _ = jax.jit(tx.update)(d, tx.init(d))
+    np.testing.assert_allclose(jnp.diagonal(update), [1 / 2, -1 / 3], rtol=1e-10)  # epsilon beside 4
+    # without grafting the gradient itself until roots begin, also at multiples of their period
+    late = scale_by_distributed_shampoo(**options, precondition_frequency=2, start_preconditioning_step=3)
+    state = late.init(d)
+    for wanted in (d, d, jnp.sign(d) / jnp.sqrt(3)):
+        update, state = jax.jit(late.update)(d, state)
+        np.testing.assert_allclose(update, wanted, rtol=0, atol=1e-10)
+    # some parameters decay
+    tx = distributed_shampoo(0.5, grafting="sgd", weight_decay=0.1, mask={"a": True, "b": False}, b1=0.0)
+    params = {"a": jnp.array([2.0]), "b": jnp.array([2.0])}
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-1.1, -1.0], rtol=1e-12)
+    # Newton's iteration needs no decomposition
+    tx = scale_by_distributed_shampoo(epsilon=1e-3, root_method="newton")
+    assert "eigh" not in str(jax.make_jaxpr(tx.update)(d, tx.init(d)))
+
+
 def test_merging_and_cutting():
     def of(shape, block):
         return block_and_merge_dims(shape, block=block)
@@ -174,6 +209,11 @@ def test_inverse_roots(method, x64):
         np.testing.assert_allclose(x, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
     single = matrix_inverse_root(a.astype(jnp.float32), root=4, epsilon=1e-3, method=method)
     np.testing.assert_allclose(single, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())  # float32 at condition 1e4
+    if method == "newton":  # one step from X = z^(1/r) I
+        b = a[0] + 1e-3 * jnp.eye(6)
+        z = 3 / (2 * jnp.linalg.norm(b))
+        one = matrix_inverse_root(a[0], root=2, epsilon=1e-3, method=method, max_steps=1)
+        np.testing.assert_allclose(one, jnp.sqrt(z) * (1.5 * jnp.eye(6) - z * b / 2), rtol=0, atol=1e-12)
     # an eigenvalue below zero is lifted to epsilon by eigh
     if method == "eigh":
         below = matrix_inverse_root(jnp.diag(jnp.array([-1e-9, 4.0])), root=2, epsilon=1e-4)
@@ -195,6 +235,8 @@ def test_clear_errors():
         jax.jit(lambda n: distributed_shampoo(0.1, max_preconditioner_dim=n).init(jnp.ones(2))[0].count)(5)
     with pytest.raises(ValueError, match=r"matrix_inverse_root needs square matrices, got shape \(2, 3\)"):
         matrix_inverse_root(jnp.ones((2, 3)), root=2)
+    with pytest.raises(ValueError, match=r"matrix_inverse_root needs square matrices, got shape \(3,\)"):
+        matrix_inverse_root(jnp.ones(3), root=2)
     with pytest.raises(TypeError, match="root decides shapes and must be a Python integer"):
         matrix_inverse_root(jnp.eye(2), root=2.5, method="newton")
     with pytest.raises(ValueError, match="block must be at least 1, got 0"):

@@ -62,6 +62,23 @@ def test_where_it_is_not_unique_it_is_zero():
     np.testing.assert_allclose(dual_map(low, norm="spectral"), wanted, rtol=0, atol=1e-6)  # float32
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_gradients_of_any_size_keep_their_direction(size):
+    """In float32, where their squares vanish or overflow."""
+    g = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
+    for norm in NUMPY:
+        # two roundings more
+        np.testing.assert_allclose(dual_map(size * g, norm=norm), dual_map(g, norm=norm), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(dual_norm(size * g, norm=norm) / size, dual_norm(g, norm=norm), rtol=1e-6)
+        np.testing.assert_allclose(modular_norm(size * g, norm) / size, modular_norm(g, norm), rtol=1e-6)
+    # five steps of Newton-Schulz double the rounding of small singular values
+    near = newton_schulz_orthogonalize(size * g)
+    np.testing.assert_allclose(near, newton_schulz_orthogonalize(g), rtol=0, atol=1e-4)
+    # a constant is added to the norm of the gradient itself
+    half = newton_schulz_orthogonalize(g, num_steps=0, eps=float(jnp.linalg.norm(g)))
+    np.testing.assert_allclose(half, g / jnp.linalg.norm(g) / 2, rtol=1e-6)
+
+
 def test_newton_schulz_orthogonalizes(x64):
     # singular values down to a fiftieth of the Frobenius norm: each cubic step multiplies small ones by 1.5
     u, v = (np.linalg.qr(RNG.normal(size=(5, 5)))[0] for _ in range(2))
@@ -110,6 +127,7 @@ def test_roles_are_norms_of_flax_kernels(x64):
         "bias": jnp.zeros(9),
     }
     assert norms_by_role(params) == {"embed": "embedding", "kernel": "linear", "conv": "linear", "bias": "rms"}
+    assert norms_by_role({"text": {"embed": jnp.zeros((2, 2))}}) == {"text": {"embed": "embedding"}}
     grads = jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape)), params)
     tx = scale_by_steepest_descent(num_steps=None)
     updates, _ = tx.update(grads, tx.init(params))
@@ -146,6 +164,25 @@ def test_max_combines_to_the_minimum_of_the_model(x64):
             assert float(model(near)) > float(model(best))
 
 
+def test_the_dual_norm_of_newton_schulz_is_about_the_nuclear_one():
+    # singular values become 0.7 to 1.2 instead of 1, and so does their sum
+    g = jnp.asarray(RNG.normal(size=(6, 4)), jnp.float32)
+    tx = scale_by_steepest_descent("spectral", combine="max")
+    updates, _ = tx.update(g, tx.init(g))
+    direction = newton_schulz_orthogonalize(g)
+    size = float(jnp.sum(g * direction))
+    np.testing.assert_allclose(updates, size * direction, rtol=1e-5)
+    assert 0.68 < size / float(dual_norm(g, norm="spectral")) < 1.22
+
+
+def test_weights_decay_where_the_mask_says_so():
+    params = {"a": jnp.array([3.0, -0.5]), "b": jnp.array([2.0])}
+    tx = steepest_descent(0.5, "sign", weight_decay=0.25, mask={"a": True, "b": False})
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-0.5 * (1 + 0.75), 0.5 * (1 + 0.125)], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [-0.5], rtol=1e-6)
+
+
 def test_stacked_layers_have_directions_of_their_own(x64):
     g = jnp.asarray(RNG.normal(size=(3, 5, 4)))
     bias = jnp.asarray(RNG.normal(size=(3, 4)))
@@ -155,12 +192,30 @@ def test_stacked_layers_have_directions_of_their_own(x64):
     names = {k: "linear" if k[0] == "w" else "rms" for k in apart}
     alone = scale_by_steepest_descent(names, num_steps=None, combine="max")
     wanted, _ = alone.update(apart, alone.init(apart))
+    one, _ = scale_by_steepest_descent("rms", stacked_axes=1).update(jnp.array(-2.0), tx.init({"w": g, "b": bias}))
+    assert float(one) == -1.0  # nothing is stacked in a number
     for i in range(3):
         np.testing.assert_allclose(updates["w"][i], wanted[f"w{i}"], rtol=1e-10)
         np.testing.assert_allclose(updates["b"][i], wanted[f"b{i}"], rtol=1e-10)
 
 
+def test_names_may_be_of_a_prefix_and_some_parameters_another_optimizers():
+    params = {"mlp": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "head": jnp.array([[3.0, -4.0]])}
+    tx = scale_by_steepest_descent({"mlp": "sign", "head": "l2"})
+    updates, _ = tx.update(params, tx.init(params))
+    np.testing.assert_allclose(updates["head"], [[0.6, -0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(updates["mlp"]["bias"], [1, 1])
+    # the others' places are masked, where the names still stand
+    labels = {"mlp": {"kernel": "ours", "bias": "theirs"}, "head": "ours"}
+    names = {"mlp": {"kernel": "spectral", "bias": "sign"}, "head": "l2"}
+    tx = optax.partition({"ours": scale_by_steepest_descent(names), "theirs": optax.identity()}, labels)
+    updates, _ = tx.update(params, tx.init(params))
+    np.testing.assert_allclose(updates["head"], [[0.6, -0.8]], rtol=1e-6)
+
+
 def test_clear_errors():
+    with pytest.raises(ValueError, match="b1 must lie in .* got 1.0"):
+        scale_by_steepest_descent(b1=1.0)
     with pytest.raises(ValueError, match="norm must be one of linf, l2, spectral, row_l2, col_l2, got 'l3'"):
         dual_map(jnp.ones((2, 2)), norm="l3")
     with pytest.raises(ValueError, match=r"the norm 'spectral' is of matrices, got shape \(2,\)"):
@@ -175,3 +230,5 @@ def test_clear_errors():
         newton_schulz_orthogonalize(jnp.eye(2), coefficients=(1.5, -0.5))
     with pytest.raises(ValueError, match=r"rms_to_rms_scale needs the shape .* got \(3,\)"):
         rms_to_rms_scale((3,))
+    with pytest.raises(ValueError, match=r"rms_to_rms_scale needs the shape .* got \(0, 3\)"):
+        rms_to_rms_scale((0, 3))

@@ -122,15 +122,42 @@ def test_random_coordinates_have_momentum_and_the_others_do_not(x64):
     np.testing.assert_array_equal(second[rest], g2[rest])
 
 
+def test_random_rows_are_chosen_anew_and_for_each_matrix():
+    params = {"a": jnp.zeros((40, 2)), "b": jnp.zeros((40, 2))}
+    tx = scale_by_subspace_momentum(rank=3, update_interval=2, projection="uniform")
+    state, chosen = tx.init(params), []
+    for _ in range(2):
+        _, state = jax.jit(tx.update)(params, state)
+        chosen += [set(rows.tolist()) for rows in state.projectors.values()]
+    # four choices of 3 rows of 40
+    assert all(chosen[i] != chosen[j] for i in range(4) for j in range(i))
+
+
+def test_a_square_matrix_has_its_subspace_on_the_right(x64):
+    g, h = np.random.default_rng(3).normal(size=(2, 4, 4))
+    tx = scale_by_subspace_momentum(0.5, rank=1, bias_correction=False)
+    _, state = tx.update(jnp.asarray(g), tx.init(jnp.asarray(g)))
+    update, _ = tx.update(jnp.asarray(h), state)
+    v = np.linalg.svd(g)[2][0]
+    np.testing.assert_allclose(update, h + np.outer(0.25 * g @ v + 0.5 * h @ v - h @ v, v), rtol=0, atol=1e-12)
+
+
 def test_state_is_small():
     params = {"w": jnp.zeros((64, 16)), "b": jnp.zeros(16)}
     state = scale_by_snsm(rank=4).init(params)
     # momentum 64 x 4, projector 4 x 16, one second moment a row; the vector has Adam's two
     assert sum(x.size for x in jax.tree.leaves(state)) == 64 * 4 + 4 * 16 + 64 + 2 * 16 + 1
+    state = snsm(0.1, rank=4, subset="sqrt", projection="topk").init(params)[0]
+    assert state.nu["w"].shape == (32, 1) and state.momentum.projectors["w"].shape == (4,)
     nu = scale_by_subset_norm(subset="sqrt").init(params).nu
     assert nu["w"].shape == (32, 1) and nu["b"].shape == (16,)
     # the longest axis of a kernel keeps its numbers
     assert scale_by_subset_norm().init(jnp.zeros((3, 3, 2, 8))).nu.shape == (1, 1, 1, 8)
+
+
+def test_all_parameters_may_be_another_optimizers():
+    for tx in (adam_sn(0.1), snsm(0.1)):
+        assert tx.update({}, tx.init({}), {})[0] == {}
 
 
 def test_divisors():

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKDIR ?= runs/digits
 
-.PHONY: run test lint readme docs clean
+.PHONY: run test lint readme agreement docs clean
 
 run: $(VENV)/.installed-experiments
 	@$(BIN)/jaxtrain run digits --workdir $(WORKDIR)
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-test
 readme: $(VENV)/.installed-test
 	@$(BIN)/python -m jaxtrain.papers README.md
 	@$(BIN)/python -m experiments.readme
+
+# Every paper's oracles, run and measured: docs/agreement.md.
+agreement: $(VENV)/.installed-test
+	@$(BIN)/python -m experiments.agreement
 
 # The documentation as pages in site/; fails on a missing docstring, a dead link, a formula that is none.
 docs: $(VENV)/.installed-docs

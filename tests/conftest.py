@@ -6,6 +6,8 @@ from importlib import metadata
 import jax
 import pytest
 
+from tests._agreement import pytest_addoption, pytest_configure  # noqa: F401  (hooks)
+
 # The suite compiles thousands of tiny programs that run once, which takes most of its time: little optimisation takes
 # half as much. Processes that tests start inherit it. `XLA_FLAGS= make test` tests what the default compiler makes.
 _FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]

@@ -13,6 +13,7 @@ from scipy.optimize import minimize, nnls
 
 from jaxtrain import aggregation as a
 from jaxtrain.aggregation._gramians import unit_gramian
+from tests._agreement import Difference
 from tests.aggregation.objectives import RULES, SCALES, stacks
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "torchjd_rules.npz")
@@ -50,7 +51,7 @@ def test_where_torchjd_is_wrong(x64):
 
 
 def distance(got, want):
-    return np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
+    return Difference(np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want), got)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from tests._agreement import Difference
 from tests.optimizers.golden_runs import run as follow
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "adaptive.npz")
@@ -25,7 +26,7 @@ def start(dtype=None):
 def largest_difference(iterates, other):
     """The largest absolute difference over all leaves and steps, relative to the largest entry of the second."""
     pairs = [(np.asarray(iterates[name]), np.asarray(other[name])) for name in LEAVES]
-    return max(np.abs(a - b).max() for a, b in pairs) / max(np.abs(b).max() for _, b in pairs)
+    return Difference(max(np.abs(a - b).max() for a, b in pairs) / max(np.abs(b).max() for _, b in pairs), pairs[0][0])
 
 
 def difference_to_golden(tx, case):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.core import check_finite_number, check_key, check_leading_axes, check_same_structure
+from jaxtrain.core import check_decays, check_finite_number, check_key, check_leading_axes, check_same_structure
 
 
 def test_check_key_names_what_it_got():
@@ -31,6 +31,17 @@ def test_check_finite_number_lets_ends_and_traced_values_pass():
     jax.jit(lambda x: check_finite_number("b1", x, low=0.0, high=1.0))(7.0)
     with pytest.raises(TypeError, match="b1 must be a number, got str"):
         check_finite_number("b1", "0.9")
+
+
+@pytest.mark.parametrize("value", [1.0, 1 - 1e-9, -0.1, float("nan"), np.array([0.5, 1.0])])
+def test_check_decays_rejects_what_single_precision_takes_for_one(value):
+    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 0.99.*\], got"):
+        check_decays(b1=0.9, b2=value)
+
+
+def test_check_decays_lets_the_rest_pass():
+    check_decays(b1=0, b2=0.999999, b3=jnp.array([0.0, 0.5]))
+    jax.jit(lambda b: check_decays(b1=b))(7.0)
 
 
 def test_check_leading_axes_names_both_sides():

@@ -166,7 +166,7 @@ def ranger21(
     :func:`scale_by_positive_negative_momentum` with :func:`add_stable_weight_decay`, :func:`add_norm_loss_decay`,
     :func:`ranger21_schedule` and :func:`lookahead`. The two decays are added, where the released code shrinks by one after
     the other: they differ by the product, about :math:`\eta^2\lambda f`. A gradient that is not a number spoils all arrays
-    for good, through the mean of the stable decay.
+    for good, through the mean of the stable decay. Scaling and the softplus are the released code's, later than the paper.
 
     Args:
       learning_rate: peak of the schedule.

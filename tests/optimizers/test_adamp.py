@@ -150,10 +150,10 @@ def test_lengths_stay_on_scale_invariant_weights_and_grow_with_momentum(x64):
 def test_what_is_not_a_number_stays_in_its_entry():
     w, g = jnp.array([[1.0], [0.0], [0.0]]), jnp.array([[0.0], [1.0], [jnp.nan]])
     tx = sgdp(1.0, momentum=0.0)
-    updates, _ = tx.update(g, tx.init(w), w)
-    np.testing.assert_array_equal(updates, [[0.0], [-1.0], [jnp.nan]])
+    update = jax.jit(lambda g, w: tx.update(g, tx.init(w), w)[0])
+    np.testing.assert_array_equal(update(g, w), [[0.0], [-1.0], [jnp.nan]])
     # the cosine with weights that are not numbers is none either: no projection, though g is at a right angle to the rest
-    updates, _ = tx.update(jnp.array([[0.0], [1.0], [0.0]]), tx.init(w), w.at[2].set(jnp.nan))
+    updates = update(jnp.array([[0.0], [1.0], [0.0]]), w.at[2].set(jnp.nan))
     np.testing.assert_array_equal(updates, [[0.0], [-1.0], [jnp.nan]])
 
 

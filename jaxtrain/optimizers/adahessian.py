@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Key, Number, Params, Scalar, check_finite_number, check_key, check_same_structure
+from jaxtrain.core import Key, Number, Params, Scalar, check_decays, check_finite_number, check_key
 from jaxtrain.core.numerics import run_if, static_int, zeros_accumulator
 from jaxtrain.core.probes import hutchinson_diagonal
+from jaxtrain.optimizers._arguments import leaves_like
 
 
 class AdaHessianState(NamedTuple):
@@ -94,7 +95,7 @@ def spatial_average(hessian_diag: Params, *, block_size: int | None = None, abs_
             d = jnp.abs(d)
         if d.ndim == 4:
             return jnp.broadcast_to(jnp.mean(d, axis=(0, 1), keepdims=True), d.shape)
-        if d.ndim == 2 and size is not None and d.size:
+        if d.ndim == 2 and size is not None:
             if d.size % size:
                 name = jax.tree_util.keystr(path) or "the matrix"
                 raise ValueError(f"block_size {size} does not divide the {d.size} entries of {name}, shape {d.shape}")
@@ -103,10 +104,6 @@ def spatial_average(hessian_diag: Params, *, block_size: int | None = None, abs_
         return d
 
     return jax.tree_util.tree_map_with_path(average, hessian_diag)
-
-
-def _shapes(tree: Params) -> Params:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), tree)
 
 
 def scale_by_adahessian(
@@ -136,7 +133,9 @@ def scale_by_adahessian(
 
     The update wants the extra argument ``hessian_diag=`` (before averaging), or computes it from ``grad_fn=`` and
     ``key=``, which :func:`jaxtrain.training.make_step` gives. Inside ``optax.MultiSteps`` these belong to the last
-    minibatch. Not differentiable in reverse mode where ``update_period`` is not the number 1.
+    minibatch. Under ``optax.masked`` and ``optax.partition`` ``hessian_diag`` may have all leaves, whereas ``grad_fn`` is
+    called with parameters that lack the others. Not differentiable in reverse mode where ``update_period`` is not the
+    number 1.
 
     Args:
       b1: decay of the gradient's mean, in [0, 1).
@@ -154,7 +153,7 @@ def scale_by_adahessian(
 
     Raises:
       ValueError: a number out of range; from its update: neither ``hessian_diag`` nor ``grad_fn`` and ``key``, or a
-        ``hessian_diag`` unlike the gradients.
+        ``hessian_diag`` that lacks an array of the gradients or has another shape there.
 
     Source: Yao, Gholami, Shen, Mustafa, Keutzer, Mahoney (2021), arXiv 2006.00719.
 
@@ -164,11 +163,13 @@ def scale_by_adahessian(
     >>> [round(x, 4) for x in u.tolist()]
     [2.0, 0.5]
     """
-    check_finite_number("b1", b1, low=0.0, high=1.0)
-    check_finite_number("b2", b2, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
     check_finite_number("hessian_power", hessian_power, low=0.0, high=1.0)
     check_finite_number("update_period", update_period, low=1)
+    static_int("num_samples", num_samples, low=1)
+    if block_size is not None:
+        static_int("block_size", block_size, low=1)
     always = isinstance(update_period, int) and update_period == 1
 
     def init(params):
@@ -184,8 +185,7 @@ def scale_by_adahessian(
 
         def second_moment(nu):
             if hessian_diag is not None:
-                diag = hessian_diag
-                check_same_structure(_shapes(updates), _shapes(diag), where="adahessian: gradients and hessian_diag")
+                diag = leaves_like("adahessian: hessian_diag", updates, hessian_diag)
             else:
                 check_key(key, where="adahessian")
                 diag = _hutchinson(key, grad_fn, params, num_samples)
@@ -221,15 +221,16 @@ def adahessian(
     update_period: Number = 1,
     block_size: int | None = None,
     num_samples: int = 1,
+    abs_before_average: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaHessian: :math:`\theta \leftarrow \theta - \eta\,(u_t + \lambda\,\theta)`, see :func:`scale_by_adahessian`.
 
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
       b1, b2, eps, hessian_power: see :func:`scale_by_adahessian`.
-      weight_decay: :math:`\lambda`, decoupled.
+      weight_decay: :math:`\lambda` ≥ 0, decoupled.
       mask: which parameters decay, as in ``optax.add_decayed_weights``.
-      spatial_averaging, update_period, block_size, num_samples: see :func:`scale_by_adahessian`.
+      spatial_averaging, update_period, block_size, num_samples, abs_before_average: see :func:`scale_by_adahessian`.
 
     Returns:
       A transformation that wants ``hessian_diag=``, or ``grad_fn=`` and ``key=``.
@@ -249,6 +250,7 @@ def adahessian(
     >>> bool(jnp.abs(x + u).max() < 1e-3)
     True
     """
+    check_finite_number("weight_decay", weight_decay, low=0.0)
     return optax.chain(
         scale_by_adahessian(
             b1,
@@ -259,6 +261,7 @@ def adahessian(
             update_period,
             block_size=block_size,
             num_samples=num_samples,
+            abs_before_average=abs_before_average,
         ),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Params, Scalar, check_finite_number
+from jaxtrain.core import Number, Params, Scalar, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
 from jaxtrain.core.tree import safe_norm
 from jaxtrain.optimizers._fused import map_leaves
@@ -241,7 +241,7 @@ def adamp(
     :math:`u = \hat m / (\sqrt{\hat v} + \epsilon)`, with ``nesterov``
     :math:`\beta_1 \hat m + (1 - \beta_1) g / (1 - \beta_1^t)` in place of :math:`\hat m`. See
     :func:`project_scale_invariant` for Π and :math:`c`. On vectors and scalars, and with ``delta=0``, this is
-    ``optax.adamw``. A gradient that is not a number spoils its array for good.
+    ``optax.adamw``. A gradient that is not a number spoils its entry for good, and its array is projected no more.
 
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
@@ -264,8 +264,7 @@ def adamp(
     >>> print((1000 * tx.update(g, tx.init(w), w)[0].T).round())  # Adam's [-100, 100] without its radial part
     [[-112.   84.]]
     """
-    check_finite_number("b1", b1, low=0.0, high=1.0)
-    check_finite_number("b2", b2, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     options = {"mask": mask, "delta": delta, "wd_ratio": wd_ratio, "eps": eps, "channel_axis": channel_axis}
     return optax.chain(
         _projected(*_adam(b1, b2, eps, nesterov), weight_decay, **options),
@@ -313,8 +312,9 @@ def sgdp(
     >>> print(tx.update(g, tx.init(w), w)[0].T)
     [[-0. -1.]]
     """
-    check_finite_number("momentum", momentum, low=0.0, high=float(np.nextafter(1, 0)))
+    check_decays(momentum=momentum)
     check_finite_number("dampening", dampening, low=0.0, high=1.0)
+    check_finite_number("weight_decay", weight_decay, low=0.0)
     options = {"mask": mask, "delta": delta, "wd_ratio": wd_ratio, "eps": eps, "channel_axis": channel_axis}
     return optax.chain(
         scale_by_projection(_momentum(momentum, dampening, nesterov), weight_decay / (1 - momentum), **options),

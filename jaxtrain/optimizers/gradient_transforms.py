@@ -13,6 +13,8 @@ def unit_axes(x: Array, channel_axis: int) -> tuple[int, ...]:
     """The axes within one unit: all but that of the output channels; a vector is one unit."""
     if x.ndim < 2:
         return tuple(range(x.ndim))
+    if not -x.ndim <= channel_axis < x.ndim:
+        raise ValueError(f"channel_axis {channel_axis} is none of the axes of an array of shape {x.shape}")
     return tuple(a for a in range(x.ndim) if a != channel_axis % x.ndim)
 
 
@@ -34,7 +36,7 @@ def adaptive_gradient_clip(
 
     Args:
       clip: :math:`c` > 0; infinity: no clipping.
-      eps: the length that a unit has at least, > 0, so that units of zeros can move.
+      eps: the length that a unit has at least, ≥ 0; with 0 units of zeros never move.
       channel_axis: the last axis in JAX's layouts, 0 in PyTorch's.
 
     Returns:
@@ -57,7 +59,7 @@ def adaptive_gradient_clip(
 
     def one(g, w):
         length, most = unit_norm(g, channel_axis), clip * jnp.maximum(unit_norm(w, channel_axis), eps)
-        return (g * jnp.where(length > most, most / jnp.maximum(length, 1e-6), 1)).astype(g.dtype)
+        return (g * jnp.where(length > most, most / length, 1)).astype(g.dtype)
 
     def update(updates, state, params=None):
         if params is None:
@@ -104,7 +106,7 @@ def normalize_gradients_std(eps: Number = 1e-8) -> optax.GradientTransformation:
     .. math:: g \leftarrow \frac{g}{\sigma(g) + \epsilon}
 
     Args:
-      eps: ε > 0; with 0 a gradient of equal entries divides by zero.
+      eps: ε ≥ 0; with 0 a gradient of equal entries is divided by zero.
 
     Returns:
       A transformation without state.

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Key, Number, Params, check_finite_number, check_key
+from jaxtrain.core import Key, Number, Params, check_decays, check_finite_number, check_key
 from jaxtrain.core.numerics import accumulator_dtype
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -56,7 +56,7 @@ def scale_by_gravity(
     [ 0.5 -0.4]
     """
     check_finite_number("alpha", alpha, low=0.0)
-    check_finite_number("beta", beta, low=0.0, high=1.0)
+    check_decays(beta=beta)
     check_finite_number("learning_rate", learning_rate, low=0.0)
     check_key(key, where="scale_by_gravity")
     traced = isinstance(alpha, jax.core.Tracer) or isinstance(learning_rate, jax.core.Tracer)

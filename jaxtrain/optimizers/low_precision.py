@@ -77,7 +77,7 @@ def stochastic_round(key: Key, x: Float[Array, "..."]) -> Array:
       An array of bfloat16.
 
     Raises:
-      TypeError: not a typed key.
+      TypeError: not a typed key, or not floats.
 
     Source: Croci, Fasi, Higham, Mary, Mikaitis (2022), "Stochastic rounding: implementation, error analysis and
     applications".
@@ -87,6 +87,9 @@ def stochastic_round(key: Key, x: Float[Array, "..."]) -> Array:
     ([1.0, 1.0078125], 1.001)
     """
     check_key(key, where="stochastic_round")
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"stochastic_round rounds floats, got {x.dtype}")
     return _round_with_bits(x, _random_bits(_two_numbers(key), x.shape))
 
 
@@ -219,7 +222,9 @@ def with_moment_dtype(
         template = jax.eval_shape(inner.init, like)
         picked = chosen(template, like)
         leaves, structure = jax.tree.flatten(state.inner_state)
-        wide = [x.astype(t.dtype) for x, t in zip(leaves, jax.tree.leaves(template), strict=True)]
+        shapes = jax.tree.leaves(template)
+        # only those: a key of random numbers has no astype
+        wide = [x if m is None else x.astype(t.dtype) for x, t, m in zip(leaves, shapes, picked, strict=True)]
         updates, inner_state = inner.update(updates, structure.unflatten(wide), params, **extra_args)
         numbers = iter(())
         if rounding == "stochastic":

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, in_place_of, zeros_accumulator
 from jaxtrain.core.tree import safe_norm
+from jaxtrain.optimizers._arguments import leaves_like
 from jaxtrain.optimizers._fused import map_leaves
 from jaxtrain.optimizers.norms import newton_schulz_orthogonalize
 
@@ -40,17 +41,7 @@ def _at_previous_point(updates, state, prev_point_grads, grad_fn, params):
             )
         first = state.count == 0
         return jax.tree.map(lambda h: jnp.where(first, 0, h), grad_fn(state.previous))
-    if jax.tree.structure(updates) == jax.tree.structure(prev_point_grads):
-        return prev_point_grads
-    # under optax.masked and optax.partition the argument still has all leaves
-    known = dict(jax.tree_util.tree_leaves_with_path(prev_point_grads))
-
-    def find(path, g):
-        if path not in known:
-            raise ValueError(f"mars: prev_point_grads lacks {jax.tree_util.keystr(path)}, which the gradients have")
-        return known[path]
-
-    return jax.tree_util.tree_map_with_path(find, updates)
+    return leaves_like("mars: prev_point_grads", updates, prev_point_grads)
 
 
 def _adam(m, v, b1, b2, eps, count):
@@ -72,7 +63,7 @@ def scale_by_mars(
     r"""Corrects every gradient by how it changed since the last point, and hands it to the rule ``base``.
 
     With :math:`h_t` the gradient at the parameters before the last update, on this batch (``exact``) or approximately the
-    last gradient, 0 at the first step,
+    last gradient, 0 at the first step as in the released code,
 
     .. math::
        c_t = g_t + \gamma \frac{\beta_1}{1 - \beta_1} (g_t - h_t), \qquad
@@ -84,7 +75,8 @@ def scale_by_mars(
     :math:`\sqrt{\max(1, n_{out}/n_{in})}` and elsewhere as ``"adamw"``.
 
     :math:`\gamma = 0` without clipping is the base itself; :math:`\gamma = 1` and ``exact`` make :math:`m_t` that of STORM.
-    A gradient that is not a number spoils its array (with ``global_clip`` all) for good.
+    A gradient that is not a number spoils its entry, and of a matrix under ``"shampoo"`` all, for good; for as long as it is
+    :math:`g_t` or :math:`h_t` its array (with ``global_clip`` no array) is not clipped.
 
     Args:
       b1: decay of the first moment, in [0, 1).
@@ -120,8 +112,7 @@ def scale_by_mars(
 
 def _scale_by_mars(b1, b2, eps, gamma, clip_norm, base, exact, global_clip, channel_axis, corrected, other_betas):
     """As :func:`scale_by_mars` on arrays that are ``corrected``, and Adam of ``other_betas`` on the rest."""
-    for name, value in {"b1": b1, "b2": b2, "one_d b1": other_betas[0], "one_d b2": other_betas[1]}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2, one_d_b1=other_betas[0], one_d_b2=other_betas[1])
     check_finite_number("eps", eps, low=0.0)
     check_finite_number("gamma", gamma)
     if base not in BASES:
@@ -218,7 +209,9 @@ def mars(
     r"""MARS on matrices, AdamW on everything else, as in the released code.
 
     Matrices: :math:`\theta \leftarrow \theta - \eta_t\,(u_t + \lambda\,\theta)`, see :func:`scale_by_mars`. The rest: AdamW
-    with settings of its own and the rate :math:`\eta_t\,\eta^{1d} / \eta_0`.
+    with settings of its own and the rate :math:`\eta_t\,\eta^{1d} / \eta_0`, where :math:`\eta_0` is the schedule's first
+    value. In the released code it is the rate before any schedule, as a rule the peak: beside a schedule with a warm-up give
+    :math:`\eta^{1d}` as a schedule too. So also under ``optax.inject_hyperparams``, where :math:`\eta_t` is but a number.
 
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
@@ -255,7 +248,8 @@ def mars(
         b1, b2, eps, gamma, clip_norm, base, exact, global_clip, channel_axis, corrected, tuple(one_d_betas)
     )
     relative = callable(learning_rate) and not callable(one_d_learning_rate)
-    start = learning_rate(0) if relative else None
+    with jax.ensure_compile_time_eval():  # a number also where mars is called in a traced function
+        start = learning_rate(0) if relative else None
     if relative and not optimize_1d and not isinstance(start, jax.core.Tracer) and float(start) == 0:
         raise ValueError(
             "mars: the schedule starts at 0, so that one_d_learning_rate / learning_rate(0) is infinite; give a schedule "

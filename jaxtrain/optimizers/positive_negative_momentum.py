@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import zeros_accumulator
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -50,10 +50,10 @@ def scale_by_positive_negative_momentum(
     number spoils its coordinates for good.
 
     Args:
-      b0: :math:`\beta_0` ≥ 0, how much is subtracted.
+      b0: :math:`\beta_0` ≥ 0, how much is subtracted; AdaPNM's own default is 1.
       b1, b2: decays, in [0, 1).
       eps: ε ≥ 0.
-      softplus_beta: :math:`b` > 0; None: :math:`s(x) = x`.
+      softplus_beta: :math:`b` > 0, which keeps the denominator above :math:`\log(2)/b`; None: :math:`s(x) = x`, AdaPNM.
       amsgrad: whether the maximum is taken, else :math:`v_t`. A Python boolean.
 
     Returns:
@@ -72,8 +72,7 @@ def scale_by_positive_negative_momentum(
     [2.] [1.]
     """
     check_finite_number("b0", b0, low=0.0)
-    for name, value in {"b1": b1, "b2": b2}.items():
-        check_finite_number(name, value, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
     check_finite_number("eps", eps, low=0.0)
     if softplus_beta is not None:
         check_finite_number("softplus_beta", softplus_beta, low=float(np.finfo(np.float32).tiny))

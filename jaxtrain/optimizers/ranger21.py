@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import static_int
 from jaxtrain.optimizers._fused import map_leaves
 from jaxtrain.optimizers.decays import add_norm_loss_decay, add_stable_weight_decay
@@ -64,11 +64,14 @@ def ranger21_schedule(
     [0.045, 0.5, 1.0, 1.0, 0.966, 0.0]
     """
     total = static_int("num_iterations", num_iterations, low=1)
-    for name, value in {"b2": b2, "warmup_fraction": warmup_fraction, "warmdown_start": warmdown_start}.items():
+    check_finite_number("the peak of the learning rate", peak, low=0.0)
+    check_finite_number("min_lr", min_lr, low=0.0)
+    check_decays(b2=b2)
+    for name, value in {"warmup_fraction": warmup_fraction, "warmdown_start": warmdown_start}.items():
         check_finite_number(name, value, low=0.0, high=1.0)
     # in floating point 2 / (1 - 0.9) is more than 20, and 0.29 · 100 less than 29
     xp = jnp if any(isinstance(x, jax.Array) for x in (b2, warmup_fraction, warmdown_start)) else np
-    rule = xp.ceil(2 / xp.maximum(1 - b2, 1e-12) * (1 - 1e-6))
+    rule = xp.ceil(2 / (1 - b2) * (1 - 1e-6))
     warmup = xp.maximum(xp.where(rule > 0.45 * total, xp.floor(warmup_fraction * total + 1e-6), rule), 1)
     start = xp.floor(warmdown_start * total + 1e-6)
 
@@ -162,7 +165,8 @@ def ranger21(
     The chain of :func:`adaptive_gradient_clip`, :func:`centralize_gradients`, :func:`normalize_gradients_std`,
     :func:`scale_by_positive_negative_momentum` with :func:`add_stable_weight_decay`, :func:`add_norm_loss_decay`,
     :func:`ranger21_schedule` and :func:`lookahead`. The two decays are added, where the released code shrinks by one after
-    the other: they differ by the product, about :math:`\eta^2\lambda f`.
+    the other: they differ by the product, about :math:`\eta^2\lambda f`. A gradient that is not a number spoils all arrays
+    for good, through the mean of the stable decay. Scaling and the softplus are the released code's, later than the paper.
 
     Args:
       learning_rate: peak of the schedule.

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from jaxtrain.core import Number, Params, Scalar, check_finite_number
+from jaxtrain.core import Number, Params, Scalar, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, run_if, zeros_accumulator
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -62,7 +62,7 @@ def scale_by_gsnr_at_init(
     .. math:: r = \operatorname{gsnr}(g_1), \qquad m_1 = g_1, \quad m_t = \mu\,m_{t-1} + (1 - \mu)\,g_t, \qquad
        u_t = r\,m_t.
 
-    A tensor's first gradient is the first that is not zero everywhere and has no NaN: a tensor that nothing reaches at
+    A tensor's first gradient is the first that is finite and not zero everywhere: a tensor that nothing reaches at
     the start (behind a layer of zeros, say) would otherwise stand still for ever. Later gradients that are not numbers
     spoil the momentum. The ratios are measured in a loop that runs while one is missing, so that later steps pay
     nothing for it, under ``vmap`` too; therefore there is no reverse-mode derivative through this transformation.
@@ -85,7 +85,7 @@ def scale_by_gsnr_at_init(
     >>> print(first, tx.update(jnp.zeros(2), state)[0])  # the ratio √2 / √2 stays, the momentum halves
     [ 1. -1.] [ 0.5 -0.5]
     """
-    check_finite_number("momentum", momentum, low=0.0, high=1.0)
+    check_decays(momentum=momentum)
     check_finite_number("eps", eps, low=0.0)
     if not isinstance(max_gsnr, jax.core.Tracer) and not np.all(np.asarray(max_gsnr) > 0):
         raise ValueError(f"max_gsnr must be greater than 0, got {max_gsnr}")
@@ -133,7 +133,7 @@ def sgd_sai(
     Args:
       learning_rate: :math:`\eta`, a number or a schedule.
       momentum, eps, max_gsnr: see :func:`scale_by_gsnr_at_init`.
-      weight_decay: :math:`\lambda`, decoupled; it is not scaled by the ratios.
+      weight_decay: :math:`\lambda` ≥ 0, decoupled; it is not scaled by the ratios.
       mask: which parameters decay, as in ``optax.add_decayed_weights``.
 
     Returns:
@@ -149,6 +149,7 @@ def sgd_sai(
     >>> print(tx.update(w, tx.init(w), w)[0])  # the gradient of |w|²/2
     [-0.5  0.5]
     """
+    check_finite_number("weight_decay", weight_decay, low=0.0)
     return optax.chain(
         scale_by_gsnr_at_init(momentum, eps, max_gsnr=max_gsnr),
         optax.add_decayed_weights(weight_decay, mask),

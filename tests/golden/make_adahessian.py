@@ -1,8 +1,9 @@
 """Golden steps of AdaHessian: ``python tests/golden/make_adahessian.py PATH/optim_adahessian.py`` (needs [reference]).
 
 The file is image_classification/optim_adahessian.py of github.com/amirgholami/adahessian at commit
-85ebc00ce873c8497a64ca80bbfa5d996109efea. A small convolutional model is trained by it in float64; kept are the
-gradients, the probes and the Hessian-vector products that it saw, and the parameters after every step.
+85ebc00ce873c8497a64ca80bbfa5d996109efea. A small convolutional model is trained by it in float64, from the 21st step on
+with a tenth of the learning rate; kept are the gradients and the products of probes and Hessian-vector products that it
+saw, and the parameters after every step.
 """
 
 import importlib.util
@@ -18,15 +19,15 @@ spec.loader.exec_module(official)
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
-STEPS = 12
+STEPS, CHANGE = 40, 20
 CASES = {
     "default": {},
     "power": {"hessian_power": 0.5, "weight_decay": 0.1, "lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-3},
     "momentum": {"hessian_power": 0.0, "lr": 0.02},
 }
 
-x, y = torch.randn(16, 2, 6, 6), torch.randn(16, 3)
-shapes = {"kernel": (4, 2, 3, 3), "dense": (4, 3), "bias": (3,), "scale": ()}
+x, y = torch.randn(16, 2, 4, 5), torch.randn(16, 2)
+shapes = {"kernel": (2, 2, 2, 3), "dense": (2, 2), "bias": (2,), "scale": ()}
 first = {name: torch.randn(shape) * 0.5 for name, shape in shapes.items()}
 
 
@@ -47,7 +48,9 @@ for case, options in CASES.items():
         return products
 
     record = {name: ([], []) for name in p}
-    for _ in range(STEPS):
+    for t in range(STEPS):
+        if t == CHANGE:
+            optimizer.param_groups[0]["lr"] *= 0.1
         optimizer.zero_grad()
         loss_of(p).backward(create_graph=True)
         for name, value in p.items():

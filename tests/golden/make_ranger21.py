@@ -1,7 +1,8 @@
 """Golden steps of Ranger21 from the authors' file: ``python tests/golden/make_ranger21.py PATH/ranger21.py`` (needs [reference]).
 
 The file is ranger21/ranger21.py of github.com/lessw2020/Ranger21 at commit 1a96777278cdd14bc11afd865112724386d26a44; its
-import of matplotlib, which only draws, is taken out. It applies weight decay and norm loss to the last array alone,
+import of matplotlib, which only draws, is taken out. So is the second normalisation of what becomes the momentum, after
+which gradients differ in the eighth digit from those that became the second moment. It applies weight decay and norm loss to the last array alone,
 therefore every array here is a problem of its own. Layouts are PyTorch's. Besides, the script prints how far
 pytorch_optimizer's Ranger21 is away.
 """
@@ -16,9 +17,14 @@ from pathlib import Path
 import pytorch_optimizer
 import torch_runs
 
+text = Path(sys.argv[1]).read_text().replace("import matplotlib.pyplot as plt", "")
+before, second, after = text.partition(
+    "grad = normalize_gradient(grad)\n\n                    if not self.use_adabelief"
+)
+assert second
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "ranger21.py"
-    file.write_text(Path(sys.argv[1]).read_text().replace("import matplotlib.pyplot as plt", ""))
+    file.write_text(before + second.replace("normalize_gradient(grad)", "grad") + after)
     official = torch_runs.module(file).Ranger21
 
 first, grads = torch_runs.problem(extra={"kernel": (3, 2, 2, 2)})

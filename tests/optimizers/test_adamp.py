@@ -95,6 +95,18 @@ def test_layers_and_neither(x64):
     np.testing.assert_array_equal(project(w, g + w, p)[0], p)
 
 
+def test_gradients_of_zero_and_near_epsilon(x64):
+    """Lengths in the cosine are ε at least, as in PyTorch's: a gradient of zero is at a right angle to everything."""
+    w, p = jnp.array([[1.0], [0.0]]), jnp.ones((2, 1))
+    zero = project_scale_invariant()(w, jnp.zeros((2, 1)), p)
+    np.testing.assert_allclose(zero[0], [[0.0], [1.0]], atol=1e-7)  # eps leaves 2e-8
+    assert float(zero[1]) == 0.1
+    assert float(project_scale_invariant(0.0)(w, jnp.zeros((2, 1)), p)[1]) == 1.0
+    # |g| = 1e-9 along w: the cosine is 1e-9 / ε = 0.1; the threshold δ / √2 is below it, then above
+    for delta, factor in ((0.135, 1.0), (0.145, 0.1)):
+        assert float(project_scale_invariant(delta)(w, 1e-9 * w, p)[1]) == factor
+
+
 def test_without_projection_it_is_adamw_and_sgd(x64):
     arrays = golden("adamp")
     first, grads = part(arrays, "first"), part(arrays, "grads")
@@ -135,6 +147,16 @@ def test_lengths_stay_on_scale_invariant_weights_and_grow_with_momentum(x64):
     assert float(effective_step_size(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0]))) == pytest.approx(1.25)
 
 
+def test_what_is_not_a_number_stays_in_its_entry():
+    w, g = jnp.array([[1.0], [0.0], [0.0]]), jnp.array([[0.0], [1.0], [jnp.nan]])
+    tx = sgdp(1.0, momentum=0.0)
+    update = jax.jit(lambda g, w: tx.update(g, tx.init(w), w)[0])
+    np.testing.assert_array_equal(update(g, w), [[0.0], [-1.0], [jnp.nan]])
+    # the cosine with weights that are not numbers is none either: no projection, though g is at a right angle to the rest
+    updates = update(jnp.array([[0.0], [1.0], [0.0]]), w.at[2].set(jnp.nan))
+    np.testing.assert_array_equal(updates, [[0.0], [-1.0], [jnp.nan]])
+
+
 def test_half_precision():
     w = jnp.ones((3, 2), jnp.bfloat16)
     for tx in (adamp(0.1), sgdp(0.1)):
@@ -147,6 +169,10 @@ def test_half_precision():
 def test_clear_errors():
     with pytest.raises(ValueError, match=r"momentum must lie in \[0.0, 0.99.*\], got 1"):
         sgdp(0.1, momentum=1.0)
+    with pytest.raises(ValueError, match=r"b1 must lie in \[0.0, 0.99.*\], got 1"):
+        adamp(0.1, b1=1.0)
+    with pytest.raises(ValueError, match=r"weight_decay must lie in \[0.0, inf\], got -1"):
+        sgdp(0.1, weight_decay=-1.0)
     with pytest.raises(ValueError, match=r"wd_ratio must lie in \[0.0, 1.0\], got 2"):
         adamp(0.1, wd_ratio=2)
     with pytest.raises(ValueError, match="the projection looks at the parameters"):

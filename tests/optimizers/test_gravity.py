@@ -79,5 +79,8 @@ def test_clear_errors():
         gravity(optax.linear_schedule(0.0, 0.1, 10))
     with pytest.raises(ValueError, match=r"alpha must lie in \[0.0, inf\], got -1"):
         gravity(alpha=-1)
-    with pytest.raises(Exception, match="typed key|key"):
+    with pytest.raises(ValueError, match=r"beta must lie in \[0.0, 0.99.*\], got 1"):
+        gravity(beta=1.0)
+    # or the check of types that tests run under
+    with pytest.raises(TypeError, match="scale_by_gravity needs a typed key from jax.random.key|'key'"):
         scale_by_gravity(key=0)

@@ -202,6 +202,39 @@ def test_a_resumed_run_repeats_the_bits_and_others_differ():
     assert abs(np.corrcoef(*up)[0, 1]) < 0.2  # fields have bits of their own: four standard errors
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_bits_of_a_parameter_are_its_own(impl):
+    """They depend on its number, not on its company; two parameters alike are not rounded alike."""
+    g = jnp.full(300, 0.3)
+    tx = with_moment_dtype(optax.ema(0.9, debias=False), seed=jax.random.key(3, impl=impl))
+    alone, pair = ({n: g for n in names} for names in ("a", "ab"))
+    alone, pair = (jax.jit(lambda p: tx.update(p, tx.init(p))[1].inner_state.ema)(p) for p in (alone, pair))
+    np.testing.assert_array_equal(alone["a"], pair["a"])
+    up = [np.asarray(x == x.max()) for x in (pair["a"], pair["b"])]
+    assert abs(np.corrcoef(*up)[0, 1]) < 0.25  # more than four standard errors
+
+
+def test_what_has_a_parameters_path_but_not_its_shape_stays():
+    """The rows and columns of factored moments; and the dtype is the parameters' where gradients are shorter."""
+    params = {"w": jnp.ones((4, 6))}
+    tx = with_moment_dtype(optax.adafactor(min_dim_size_to_factor=2, momentum=0.9))
+    state = jax.eval_shape(lambda p: tx.update(p, tx.init(p), p)[1], params)
+    assert optax.tree.get(state, "ema")["w"].dtype == jnp.bfloat16
+    assert {optax.tree.get(state, n)["w"].dtype.name for n in ("v_row", "v_col")} == {"float32"}
+    tx = with_moment_dtype(optax.adam(0.1))
+    half = {"w": jnp.ones((4, 6), jnp.bfloat16)}
+    state = jax.eval_shape(lambda p, g: tx.update(g, tx.init(p), p)[1], params, half)
+    assert dtypes((optax.tree.get(state, "mu"), optax.tree.get(state, "nu"))) == ["bfloat16"] * 2
+
+
+def test_a_key_in_the_state_stays():
+    key = jax.random.key(0)
+    tx = with_moment_dtype(optax.chain(optax.add_noise(0.1, 0.5, key), optax.adam(0.1)))
+    w = jnp.ones(4)
+    state = jax.jit(lambda w: tx.update(w, tx.init(w))[1])(w)
+    assert state.inner_state[0].rng_key.dtype == key.dtype and state.inner_state[1][0].mu.dtype == jnp.bfloat16
+
+
 def test_members_and_state_that_is_half_already():
     rates, g = jnp.array([0.1, 0.2]), jnp.arange(1.0, 9.0)
     found = jax.vmap(lambda r: run(with_moment_dtype(optax.adam(r)), g, jnp.stack([g, -g, g]))[0])(rates)
@@ -222,5 +255,8 @@ def test_clear_errors():
         with_moment_dtype(optax.adam(0.1), jnp.float16)
     with pytest.raises(ValueError, match="no array of a parameter's shape lies in a field named trace; .* are mu, nu"):
         with_moment_dtype(optax.adam(0.1), fields=("trace",)).init(w)
-    with pytest.raises(Exception, match="sequence of names, got the string 'mu'|fields"):
+    with pytest.raises(ValueError, match="fields is a sequence of names, got the string 'mu'"):
         with_moment_dtype(optax.adam(0.1), fields="mu")
+    # or the check of types that tests run under
+    with pytest.raises(TypeError, match="stochastic_round rounds floats, got complex64|'x'"):
+        stochastic_round(jax.random.key(0), 1j * w)

@@ -94,8 +94,9 @@ def test_clipping_by_array_and_over_all(x64):
     g = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.6, 0.0])}
     norm = np.sqrt(25.36)
     each, whole = {"a": [0.6, 0.8], "b": [0.6, 0.0]}, {"a": [3 / norm, 4 / norm], "b": [0.6 / norm, 0]}
-    for flag, expected in ((False, each), (True, whole)):
-        tx = scale_by_mars(b1=0.5, gamma=0.0, global_clip=flag)
+    twice = {"a": [1.2, 1.6], "b": [0.6, 0.0]}
+    for flag, most, expected in ((False, 1.0, each), (True, 1.0, whole), (False, 2.0, twice)):
+        tx = scale_by_mars(b1=0.5, gamma=0.0, clip_norm=most, global_clip=flag)
         mu = tx.update(g, tx.init(g))[1].mu
         for leaf, x in expected.items():
             np.testing.assert_allclose(mu[leaf], 0.5 * np.asarray(x), rtol=1e-14)  # float64
@@ -112,11 +113,11 @@ def test_which_arrays_and_at_which_rate(x64):
         iterates, _ = run(mars(half, **options | more), params, grads)
         return {n: -jnp.diff(x.reshape(2, -1)[:, 0], prepend=1.0) for n, x in iterates.items()}
 
-    plain, own = steps(), steps(one_d_learning_rate=lambda t: 0.02, kernels=True)
+    plain, own = steps(), steps(one_d_learning_rate=lambda t: 0.02 * (1 + t), kernels=True)
     # constant gradients: Adam's step is the rate, but for eps
     assert plain["kernel"].tolist() == pytest.approx([0.02, 0.01], rel=1e-6)
     assert plain["bias"].tolist() == pytest.approx([0.02, 0.01], rel=1e-6)
-    assert own["bias"].tolist() == pytest.approx([0.02, 0.02], rel=1e-6)
+    assert own["bias"].tolist() == pytest.approx([0.02, 0.04], rel=1e-6)
     assert plain["matrix"][0] == pytest.approx(0.1, rel=1e-6) and own["kernel"][0] == pytest.approx(0.1, rel=1e-6)
     number = mars(0.5, **options)
     found = jax.jit(lambda p: number.update(p, number.init(p), p)[0])(params)
@@ -156,8 +157,11 @@ def test_clear_errors():
         mars(base="sgd")
     with pytest.raises(ValueError, match="clip_norm must be greater than 0 .*, got 0"):
         scale_by_mars(clip_norm=0)
-    with pytest.raises(ValueError, match="the schedule starts at 0, so that one_d_learning_rate"):
-        mars(optax.linear_schedule(0.0, 0.1, 10))
+    with pytest.raises(ValueError, match=r"one_d_b1 must lie in \[0.0, 0.99.*\], got 1"):
+        mars(one_d_betas=(1.0, 0.9))
+    for call in (mars, jax.jit(lambda rate: mars(optax.linear_schedule(0.0, 0.1, 10)).init(rate))):
+        with pytest.raises(ValueError, match="the schedule starts at 0, so that one_d_learning_rate"):
+            call(optax.linear_schedule(0.0, 0.1, 10) if call is mars else w)
     exact = scale_by_mars(exact=True)
     with pytest.raises(ValueError, match="needs the gradient of this batch at the parameters before the last update"):
         exact.update(w, exact.init(w), w)
@@ -165,8 +169,25 @@ def test_clear_errors():
         exact.update(w, exact.init(w), prev_point_grads=w)
     with pytest.raises(ValueError, match=r"prev_point_grads lacks \['a'\]"):
         exact.update({"a": w}, exact.init({"a": w}), {"a": w}, prev_point_grads={"b": w})
+    with pytest.raises(ValueError, match=r"prev_point_grads has shape \(3,\), the gradient \(2,\)"):
+        exact.update(w, exact.init(w), w, prev_point_grads=jnp.ones(3))
     with pytest.raises(ValueError, match="mars decays the parameters"):
         mars().update(w, mars().init(w))
+
+
+def test_what_is_not_a_number_stays_in_its_entry():
+    """But its array is not clipped while it is one of the two gradients."""
+    good = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([3.0, 4.0])}
+    bad = {"a": jnp.array([3.0, jnp.nan]), "b": jnp.array([3.0, 4.0])}
+    tx = scale_by_mars(b1=0.5, gamma=0.0)
+    update = jax.jit(lambda g, state: tx.update(g, state)[1])
+    first = update(bad, tx.init(good))
+    second = update(good, first)
+    third = update(good, second)
+    # the mean of 3, 3 and then of 0.6 = 3 / ‖(3, 4)‖; in b of 0.6 throughout
+    np.testing.assert_allclose([s.mu["a"][0] for s in (first, second, third)], [1.5, 2.25, 1.425], rtol=1e-6)
+    np.testing.assert_allclose(third.mu["b"], 0.875 * np.array([0.6, 0.8]), rtol=1e-6)
+    assert jnp.isnan(third.mu["a"][1])
 
 
 def test_one_norm_over_all_is_over_what_is_corrected(x64):

@@ -73,6 +73,15 @@ def test_waits_for_a_gradient_and_clips():
     assert [float(u["one"]) for u in found] == [2.0, 3.0, 5.5]  # the bare momentum: 2, (2 + 4)/2, (3 + 8)/2
 
 
+def test_the_mask_of_the_decay_and_an_empty_tensor():
+    params = {"a": jnp.array([1.0, -1.0]), "b": jnp.array([1.0, -1.0]), "empty": jnp.zeros((0, 3))}
+    tx = sgd_sai(0.5, weight_decay=0.5, mask={"a": True, "b": False, "empty": True})
+    updates, state = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-0.75, 0.75], rtol=1e-6)  # float32
+    np.testing.assert_allclose(updates["b"], [-0.5, 0.5], rtol=1e-6)
+    assert float(state[0].gsnr["empty"]) == 1.0  # nothing to wait for: the loop that measures runs no more
+
+
 def test_members_of_an_ensemble_measure_for_themselves():
     grads = jnp.array([[[0.0, 0.0], [1.0, -1.0]], [[2.0, -2.0], [1.0, 3.0]]])
     tx = scale_by_gsnr_at_init()
@@ -86,7 +95,9 @@ def test_members_of_an_ensemble_measure_for_themselves():
 
 
 def test_clear_errors():
-    with pytest.raises(ValueError, match=r"momentum must lie in \[0.0, 1.0\], got 2"):
-        sgd_sai(momentum=2)
+    with pytest.raises(ValueError, match=r"momentum must lie in \[0.0, 0.99.*\], got 1"):
+        sgd_sai(momentum=1.0)
+    with pytest.raises(ValueError, match=r"weight_decay must lie in \[0.0, inf\], got -1"):
+        sgd_sai(weight_decay=-1.0)
     with pytest.raises(ValueError, match="max_gsnr must be greater than 0, got 0"):
         scale_by_gsnr_at_init(max_gsnr=0)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, after, zeros_accumulator
+from jaxtrain.optimizers._inner import common_dtype
 
 _HINTS = ("last_gradient", "zero")
 
@@ -34,8 +35,14 @@ def _omd(
     project = projection or (lambda tree: tree)
 
     def init(params):
+        for path, p in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.issubdtype(jnp.result_type(p), jnp.floating):
+                name = jax.tree_util.keystr(path) or "the parameter"
+                raise TypeError(
+                    f"{where} moves floating parameters, and {name} has dtype {jnp.result_type(p)}: mask it"
+                )
         anchor = jax.tree.map(lambda p: jnp.array(p, accumulator_dtype(p)), params)
-        seen = (zeros_accumulator(params), jnp.zeros((), jnp.float32)) if follows else (None, None)
+        seen = (zeros_accumulator(params), jnp.zeros((), common_dtype(params))) if follows else (None, None)
         return OptimisticOmdState(jnp.zeros((), jnp.int32), anchor, *seen)
 
     def update(updates, state, params=None):
@@ -45,8 +52,7 @@ def _omd(
         kept = variation = None
         if follows:
             change = jax.tree.map(lambda g, h: jnp.sum((g - h) ** 2), grads, state.hint)
-            variation = state.variation + sum(jax.tree.leaves(change), start=jnp.zeros((), jnp.float32))
-            variation = variation.astype(state.variation.dtype)
+            variation = state.variation + sum(jax.tree.leaves(change), start=jnp.zeros_like(state.variation))
             kept = jax.tree.map(after, grads, change)
         now, then = rate(state.count, state.variation), rate(state.count + 1, variation)
         anchor = project(jax.tree.map(lambda x, g: (x - now * g).astype(x.dtype), state.anchor, grads))
@@ -91,6 +97,7 @@ def optimistic_omd(
 
     Raises:
       ValueError: an unknown hint, a number out of range; from its update: no parameters.
+      TypeError: from its init: parameters that are not floating.
 
     Source: Chen, Zhang, Tu, Zhao, Zhang (2023), arXiv 2302.04552; Rakhlin, Sridharan (2013), arXiv 1208.3728.
 
@@ -144,6 +151,7 @@ def optimistic_omd_sea(
 
     Raises:
       ValueError: a number out of range; from its update: no parameters.
+      TypeError: from its init: parameters that are not floating.
 
     Source: Chen, Zhang, Tu, Zhao, Zhang (2023), arXiv 2302.04552.
 

@@ -121,9 +121,31 @@ def test_momentum_is_normalised_over_the_whole_tree(x64):
     assert float(optax.tree.norm(zero)) == 0.0
 
 
+def test_any_size_of_gradient_and_half_precision():
+    """A hypergradient of 1e30, whose square is infinite, makes a step of the same length."""
+    tx = normalized_momentum(2.0, 0.5)
+    for size in (1e-6, 1.0, 1e30):
+        updates, _ = tx.update(jnp.array([3.0, -4.0]) * size, tx.init(jnp.zeros(2)))
+        # 1e-10 is added to a norm of 2.5e-6 at least
+        np.testing.assert_allclose(updates, [-1.2, 1.6], rtol=1e-4)
+    params = jnp.zeros(2, jnp.bfloat16)
+    slow, state = normalized_momentum(2.0, 0.999), normalized_momentum(2.0).init(params)
+    for g in (1.0, *[0.0] * 300):
+        updates, state = slow.update(jnp.full(2, g, jnp.bfloat16), state)
+    assert updates.dtype == jnp.bfloat16
+    # in bfloat16 the mean would not shrink at all
+    np.testing.assert_allclose(state[0].momentum, 0.001 * 0.999**300, rtol=1e-3)  # 300 float32 products
+
+
 def test_clear_errors():
     with pytest.raises(ValueError, match="period must lie in"):
         bo_rep(upper, lower, period=0)
+    with pytest.raises(ValueError, match="period counts steps and must be whole, got 1.5"):
+        bo_rep(upper, lower, period=1.5)
+    with pytest.raises(ValueError, match="beta must lie in"):
+        normalized_momentum(0.1, 1.0)
+    with pytest.raises(ValueError, match="learning_rate must lie in"):
+        normalized_momentum(-0.1)
     init, step = bo_rep(upper, lower)
     with pytest.raises(ValueError, match="2 batches are fewer than the 4 stages"):
         init(jnp.zeros(3), split(np.zeros(4)), jnp.zeros((2, 4)))

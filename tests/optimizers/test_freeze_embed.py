@@ -78,6 +78,10 @@ def test_bytes_by_hand():
     # a tenth is frozen
     mixed = optimizer_bytes_per_param(sgd_freeze_embed(0.1, frozen=freeze_labels), big, frozen=frozen)
     np.testing.assert_allclose(mixed, 0.1 * 4 + 0.9 * 12, rtol=1e-12)
+    keyed = optimizer_bytes_per_param(
+        optax.add_noise(0.1, 0.1, jax.random.key(0)), {"w": jax.ShapeDtypeStruct((8,), jnp.float32)}
+    )
+    assert keyed == 8 + (4 + 8) / 8  # a counter and a typed key of two words
     half = optimizer_bytes_per_param(optax.sgd(0.1), {"w": jax.ShapeDtypeStruct((8,), jnp.bfloat16)})
     assert half == 4
 
@@ -109,6 +113,12 @@ def test_clear_errors():
         freeze_labels(PARAMS, patterns=["emb_in"])
     with pytest.raises(TypeError, match="patterns must be a sequence of regular expressions, got the text 'embed'"):
         freeze_labels(PARAMS, patterns="embed")
+    with pytest.raises(ValueError, match="learning_rate must lie in"):
+        sgd_freeze_embed(-0.1, frozen=freeze_labels)
+    with pytest.raises(
+        ValueError, match=r"layers of gradients and parameters differ: \['block', 'head', 'patch_embed', 'x'\]"
+    ):
+        layerwise_grad_norms(PARAMS, {"x": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"momentum must lie in \[0.0, 1.0\], got 1.1"):
         sgd_freeze_embed(0.1, frozen=freeze_labels, momentum=1.1)
     with pytest.raises(ValueError, match="match every layer"):

@@ -123,10 +123,29 @@ def test_monotone_version_on_a_bilinear_saddle(x64):
     assert residual < 2 * np.linalg.norm(u0 - np.linalg.solve(matrices.mean(0), shifts.mean(0))) / eta / 20
 
 
+def test_points_keep_their_precision_and_counts_do_not_overflow():
+    operator = lambda u, i: jnp.mean(u - jnp.array([1.0, 3.0])[i])  # noqa: E731
+
+    def run(u0):
+        u = vr_halpern(jax.random.key(0), operator, u0, n=2, smoothness=1.0, num_steps=50).u
+        return u, vr_forb_resolvent(jax.random.key(0), operator, u0, n=2, smoothness=1.0, eta=1.0, num_steps=100)
+
+    assert [x.dtype for x in jax.eval_shape(run, jnp.zeros((), jnp.bfloat16))] == [jnp.bfloat16] * 2
+    u, z = jax.jit(run)(0)
+    # the anchor at 0 still has a weight of some 4/54 and more; z + (z - 2) = 0 to float32
+    assert abs(u - 2) < 0.4 and abs(z - 1) < 1e-5
+    many = jax.jit(
+        lambda key: vr_halpern(key, lambda u, i: u, jnp.ones(()), n=2**20, smoothness=1.0, num_steps=4000, full=True)
+    )(jax.random.key(0))
+    assert float(many.evaluations[-1]) == 4000 * 2.0**20  # beyond int32
+
+
 def test_clear_errors():
     operator = lambda u, i: u  # noqa: E731
     with pytest.raises(ValueError, match="smoothness must be positive, got 0.0"):
         vr_halpern(jax.random.key(0), operator, jnp.ones(2), n=2, smoothness=0.0, num_steps=3)
+    with pytest.raises(ValueError, match=r"shaped like the point, got \(3,\) for \(2,\)"):
+        vr_halpern(jax.random.key(0), lambda u, i: jnp.ones(3), jnp.ones(2), n=2, smoothness=1.0, num_steps=3)
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         vr_halpern(jax.random.key(0), operator, jnp.ones(2), n=0, smoothness=1.0, num_steps=3)
     with pytest.raises(ValueError, match="eta must be positive"):

@@ -92,5 +92,11 @@ def test_clear_errors():
         l1_matrix_recovery_loss(jnp.ones((2, 1)), jnp.ones((3, 2, 2)), jnp.ones(2))
     with pytest.raises(ValueError, match="rank must be at most the dimension 2, got 3"):
         sign_spectral_init(jnp.ones((3, 2, 2)), jnp.ones(3), rank=3, scale=1.0)
-    with pytest.raises(ValueError, match="the factor has 3 rows, the measurement matrices 2"):
+    with pytest.raises(ValueError, match=r"subgm needs a factor \(2, rank\), got shape \(3, 1\)"):
         subgm(jnp.ones((3, 2, 2)), jnp.ones(3), jnp.ones((3, 1)), learning_rate=0.1, num_steps=1)
+    with pytest.raises(TypeError, match="the factor moves and must be floating, got int32"):
+        subgm(jnp.ones((3, 2, 2)), jnp.ones(3), jnp.ones((2, 1), jnp.int32), learning_rate=0.1, num_steps=1)
+    with pytest.raises((ValueError, TypeError), match=r"needs a matrix \(2, 2\), got shape \(3, 3\)"):
+        sign_rip_deviation(jnp.ones((3, 2, 2)), jnp.ones((3, 3)))
+    # measurements that say nothing: no start instead of NaN
+    assert sign_spectral_init(jnp.ones((3, 2, 2)), jnp.zeros(3), rank=1, scale=1.0).tolist() == [[0.0], [0.0]]

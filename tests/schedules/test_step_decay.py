@@ -93,6 +93,8 @@ def test_clear_errors():
         step_decay_schedule(1.0, 10, decay=1.0)
     with pytest.raises(ValueError, match="num_stages must lie in"):
         step_decay_schedule(1.0, 10, num_stages=0)
+    with pytest.raises(ValueError, match="num_stages must be whole, got 2.5"):
+        step_decay_schedule(1.0, 10, num_stages=2.5)
     with pytest.raises(ValueError, match="condition must lie in"):
         heavy_ball_momentum(0.5)
     with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):

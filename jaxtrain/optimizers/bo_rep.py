@@ -109,7 +109,7 @@ def hypergradient(
     """
 
     def crossed(x):
-        return optax.tree.vdot(jax.grad(lower_loss, argnums=1)(x, y, lower_batch), jax.lax.stop_gradient(z))
+        return optax.tree.vdot(jax.grad(lower_loss, argnums=1)(x, y, lower_batch), z)
 
     direct = jax.grad(upper_loss)(x, y, upper_batch)
     return jax.tree.map(lambda d, c: d - c, direct, jax.grad(crossed)(x))

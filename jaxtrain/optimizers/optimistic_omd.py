@@ -32,6 +32,11 @@ def _omd(
     """``rate(rounds completed, variation so far)`` is the step of the next round; whether it ``follows`` the variation."""
     if hint not in _HINTS:
         raise ValueError(f"hint must be one of {', '.join(_HINTS)}, got {hint!r}")
+    if projection is not None and not callable(projection):
+        raise TypeError(
+            f"{where}: projection is a function of the parameters, got {type(projection).__name__}; "
+            "in optax.inject_hyperparams name it among static_args"
+        )
     project = projection or (lambda tree: tree)
 
     def init(params):
@@ -97,7 +102,7 @@ def optimistic_omd(
 
     Raises:
       ValueError: an unknown hint, a number out of range; from its update: no parameters.
-      TypeError: from its init: parameters that are not floating.
+      TypeError: a projection that is no function; from its init: parameters that are not floating.
 
     Source: Chen, Zhang, Tu, Zhao, Zhang (2023), arXiv 2302.04552; Rakhlin, Sridharan (2013), arXiv 1208.3728.
 
@@ -151,7 +156,7 @@ def optimistic_omd_sea(
 
     Raises:
       ValueError: a number out of range; from its update: no parameters.
-      TypeError: from its init: parameters that are not floating.
+      TypeError: a projection that is no function; from its init: parameters that are not floating.
 
     Source: Chen, Zhang, Tu, Zhao, Zhang (2023), arXiv 2302.04552.
 

@@ -141,7 +141,10 @@ def refine_schedule(
 
 
 def schedule_from_array(
-    values: Float[Array | np.ndarray, " T"], *, peak: Number = 1.0, total_steps: Number | None = None
+    values: Float[Array | np.ndarray, " T"] | Int[Array | np.ndarray, " T"],
+    *,
+    peak: Number = 1.0,
+    total_steps: Number | None = None,
 ) -> optax.Schedule:
     """A schedule that reads ``peak`` times an array, holding its last value; stretched to ``total_steps`` if given.
 

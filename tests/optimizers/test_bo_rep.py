@@ -112,10 +112,10 @@ def test_steps_against_numpy_with_noise_and_period(x64):
                 y = y - rate * lower_slope(x, y, noise.lower[t, i])
         z = z - nu * ((1 + 0.05 * noise.system[t, 0]) * H @ z - upper_slope(x, y))
         m = beta * m + (1 - beta) * (0.2 * x + 0.3 * y[1:] + noise.upper[t] + (1 + 0.1 * noise.cross[t, 1]) * B.T @ z)
-        before, x = x, x - (0.1 if t < 15 else 0.05) * m / np.linalg.norm(m)
-        # 1e-10 is added to the norm, which is of order one: 30 steps of it
-        np.testing.assert_allclose(xs[t], x, atol=1e-8)
-        np.testing.assert_allclose(zs[t], z[1:], atol=1e-8)
+        before, x = x, x - (0.1 if t < 15 else 0.05) * m / (np.linalg.norm(m) + 1e-10)
+        # thirty steps of float64
+        np.testing.assert_allclose(xs[t], x, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(zs[t], z[1:], rtol=0, atol=1e-12)
         # every step has the length of the rate
         np.testing.assert_allclose(np.linalg.norm(xs[t] - before), 0.1 if t < 15 else 0.05, rtol=1e-6)
 

@@ -55,6 +55,12 @@ def test_frozen_leaves_keep_their_bits_and_the_others_follow_sgd(momentum):
     jax.tree.map(np.testing.assert_array_equal, ours["block"], plain["block"])
 
 
+def test_nesterov_is_optaxs():
+    ours = run(sgd_freeze_embed(0.1, frozen=freeze_labels, nesterov=True), PARAMS, GRADS)
+    plain = run(optax.sgd(0.1, momentum=0.9, nesterov=True), PARAMS, GRADS)
+    jax.tree.map(np.testing.assert_array_equal, ours["block"], plain["block"])
+
+
 def test_frozen_may_be_a_tree_and_holds_no_state():
     tree = {"patch_embed": True, "block": False, "head": False}
     tree = {k: jax.tree.map(lambda _, still=still: still, PARAMS[k]) for k, still in tree.items()}
@@ -97,6 +103,9 @@ def test_norms_are_those_of_layers():
     large = jax.tree.map(lambda p: p, PARAMS) | {"patch_embed": {"kernel": jnp.full((2, 2), 50.0)}}
     others = [float(norms[name]) for name in ("block", "head")]
     np.testing.assert_allclose(embed_gradient_ratio(large), 100 / np.mean(others), rtol=1e-6)  # the median of two
+    # the largest of several that match, the median and not the mean of the others
+    several = {"embed_a": 2.0, "embed_b": 6.0, "x": 1.0, "y": 2.0, "z": 30.0}
+    assert float(embed_gradient_ratio({name: jnp.array([-g]) for name, g in several.items()})) == 3.0
 
 
 def test_layers_thaw_from_the_last_to_the_first():

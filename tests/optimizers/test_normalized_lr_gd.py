@@ -94,6 +94,9 @@ def test_perceptron_equals_scikit_learn_and_keeps_novikoffs_bound(x64):
     again, none = perceptron(X, y, w)
     assert int(none) == 0 and again.tolist() == w.tolist()
     assert int(perceptron(X, y, max_epochs=1)[1]) <= 30
+    # 1 and -1 are never both right: two updates in each epoch, back to 0
+    w, updates = perceptron(jnp.array([[1.0], [-1.0]]), jnp.array([1, 1]), max_epochs=3)
+    assert int(updates) == 6 and w.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,7 +112,8 @@ def test_margin_equals_scipy(x64, seed):
         method="SLSQP",
         options={"ftol": 1e-14},
     )
-    found = margin(jnp.asarray(X), jnp.asarray(y), tolerance=1e-8)
+    # momentum and restarts find it in less than 800 iterations
+    found = margin(jnp.asarray(X), jnp.asarray(y), tolerance=1e-8, max_iters=800)
     np.testing.assert_allclose(found.margin, 1 / np.linalg.norm(svm.x), rtol=1e-7)  # SLSQP's own accuracy
     np.testing.assert_allclose(found.direction, svm.x / np.linalg.norm(svm.x), atol=1e-6)
     np.testing.assert_allclose(found.margin, np.min(z @ np.asarray(found.direction)), rtol=1e-12)

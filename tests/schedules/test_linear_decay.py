@@ -177,5 +177,8 @@ def test_clear_errors():
         record_grad_norm(3, "max")
     with pytest.raises(ValueError, match="holds 0 histories"):
         grad_norm_history(optax.sgd(0.1).init(jnp.ones(2)))
+    twice = optax.chain(record_grad_norm(2), record_grad_norm(2, "l1"))
+    with pytest.raises(ValueError, match="holds 2 histories"):
+        grad_norm_history(twice.init(jnp.ones(2)))
     with pytest.raises(ValueError, match="leave out the zero at the end"):
         last_iterate_bound(jnp.array([1.0, 0.0]), jnp.ones(2), 1.0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import _ends
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
 from jaxtrain.optimizers import BilevelBatch, bo_rep
@@ -15,8 +16,8 @@ BATCH, STEPS, REFINE = 64, 400, 100
 # lengths of steps for the normalised method (600 numbers of order one), rates for the others
 RATES = {
     "bo_rep": (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4),
-    "plain": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0),
-    "clipped": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0),
+    "plain": (25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0),
+    "clipped": (100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12_800.0),
     "none": (0.0,),
 }
 TUNING_SEEDS = 3
@@ -97,7 +98,7 @@ def _arm(keys, smoke, *, name):
     others = jnp.tile(jax.random.split(jax.random.key(20_000), TUNING_SEEDS), len(rates))
     losses = run((others, jnp.repeat(jnp.asarray(rates), TUNING_SEEDS)))["upper_loss"]
     losses = losses.reshape(len(rates), TUNING_SEEDS).mean(axis=1)
-    best = int(jnp.argmin(losses))
+    best = _ends.lowest(losses, rates)
     found = run((keys, jnp.full(len(keys), rates[best])))
     return found | {"rate": jnp.full(len(keys), rates[best])}
 
@@ -112,8 +113,9 @@ CLAIM = Claim(
     "64, refined start, three lower steps every other step, momentum 0.9, all the same for all arms; plain: the momentum "
     "itself; clipped: hypergradients clipped at norm 0.003; none: weights stay as they are. Upper loss after the lower "
     "problem is solved for the last weights.",
-    tuning="length of steps from 0.05 to 6.4 in factors of 2 (normalised), rates from 3 to 10,000 in factors of about 3 (plain, "
-    "clipped), by the mean upper loss of 3 other seeds",
+    tuning="length of steps from 0.05 to 6.4 (normalised), rates from 25 to 3,200 (plain) and from 100 to 12,800 (clipped), "
+    "all in factors of 2, by the mean upper loss of 3 other seeds. An earlier run had factors of 3 for plain and clipped, a "
+    "coarser grid than that of the normalised method, which was 1.3 and 0.4 % better",
     arms={name: functools.partial(_arm, name=name) for name in ("bo_rep", "plain", "clipped", "none")},
     comparisons=(
         Comparison("lower upper loss than plain momentum", "bo_rep", "plain", "upper_loss", "lower", 0.0, "log_ratio"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _ends
 from experiments.harness import Claim, Comparison
 from jaxtrain.optimizers import vr_halpern
 
@@ -95,7 +96,7 @@ def _arm(keys, smoke, *, name):
 
         others = jax.random.split(jax.random.key(20_000), TUNING_SEEDS)
         scores = [float(jnp.mean(of(others, factor, 1000))) for factor in factors]
-        best = factors[int(np.argmin(scores))]
+        best = factors[_ends.lowest(scores, factors)]
         counts[n] = of(keys, best, 0)
         counts[f"factor_{n}"] = jnp.full(len(keys), best)
     found = {f"evaluations_{n}" if isinstance(n, int) else n: c for n, c in counts.items()}
@@ -114,7 +115,8 @@ CLAIM = Claim(
     "itself, with individual noise; L from the components as the paper defines it. Evaluations until the norm of the mean "
     "operator at the iterate is a hundredth of the first; at most 3,000 steps. Slopes of their logarithm over that of n. "
     "Every seed has problems of its own.",
-    tuning="the step from 1, 4, 8, 12, 16, 24, 32, 64 times the 1/(4L) of theory, for each arm and n, by the mean count of 3 other problems",
+    tuning="the step from 1, 4, 8, 12, 16, 24, 32, 64 times the 1/(4L) of theory, for each arm and n, by the mean count of 3 other "
+    "problems. An earlier run had 12 seeds, too few to tell the slope without variance reduction from 0.9 (0.89 to 1.05)",
     arms={
         "variance_reduced": functools.partial(_arm, name="variance_reduced"),
         "deterministic": functools.partial(_arm, name="deterministic"),
@@ -132,7 +134,7 @@ CLAIM = Claim(
             "log_ratio",
         ),
     ),
-    seeds=12,
+    seeds=40,
     smoke_seeds=2,
     claimed_by="arXiv 2310.02987: abstract, theorem for cocoercive operators",
 )

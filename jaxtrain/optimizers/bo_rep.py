@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
 from jaxtrain.core import Batch, Number, Params, Scalar, check_finite_number, check_leading_axes
-from jaxtrain.core.numerics import run_if, static_int
+from jaxtrain.core.numerics import run_if, static_int, zeros_accumulator
+from jaxtrain.core.tree import safe_norm
 
 Loss = Callable[[Params, Params, Batch], Scalar]
 """``(x, y, batch) -> loss`` of the upper variables x and the lower variables y."""
@@ -107,41 +109,61 @@ def hypergradient(
     """
 
     def crossed(x):
-        return optax.tree.vdot(jax.grad(lower_loss, argnums=1)(x, y, lower_batch), jax.lax.stop_gradient(z))
+        return optax.tree.vdot(jax.grad(lower_loss, argnums=1)(x, y, lower_batch), z)
 
     direct = jax.grad(upper_loss)(x, y, upper_batch)
     return jax.tree.map(lambda d, c: d - c, direct, jax.grad(crossed)(x))
 
 
+class NormalizedMomentumState(NamedTuple):
+    """State of :func:`normalized_momentum`: the mean of the gradients, in float32 at least."""
+
+    momentum: Params
+
+
 def normalized_momentum(learning_rate: optax.ScalarOrSchedule, beta: Number = 0.9) -> optax.GradientTransformation:
     r"""Steps of a given length along the exponential mean of the gradients.
 
-    .. math:: m \leftarrow \beta m + (1 - \beta)\,g, \qquad \theta \leftarrow \theta - \eta\,\frac{m}{\|m\|}
+    .. math:: m \leftarrow \beta m + (1 - \beta)\,g, \qquad \theta \leftarrow \theta - \eta\,\frac{m}{\|m\| + 10^{-10}}
 
-    with the norm over all parameters together. Built of ``optax.ema`` and ``optax.normalize_by_update_norm``.
+    with the norm over all parameters together, which is right for gradients of any size.
 
     Args:
-      learning_rate: :math:`\eta`, the length of a step.
+      learning_rate: :math:`\eta`, the length of a step, a number or a schedule.
       beta: :math:`\beta` in [0, 1).
 
     Returns:
-      A transformation with the states of its parts.
+      A transformation with :class:`NormalizedMomentumState` and that of the rate.
 
     Raises:
       ValueError: a number out of range.
 
-    Source: Cutkosky, Mehta (2020), arXiv 2002.03305.
+    Source: Cutkosky, Mehta (2020), arXiv 2002.03305; the 1e-10: the released code of Hao, Gong, Liu (2024).
 
     >>> tx = normalized_momentum(0.5)
     >>> updates, _ = tx.update(jnp.array([3.0, 4.0]), tx.init(jnp.zeros(2)))
     >>> [round(float(u), 3) for u in updates]
     [-0.3, -0.4]
     """
-    check_finite_number("beta", beta, low=0.0, high=1.0)
+    if not callable(learning_rate):
+        check_finite_number("learning_rate", learning_rate, low=0.0)
+    # with 1 the mean would stay at zero
+    check_finite_number("beta", beta, low=0.0, high=float(np.nextafter(1, 0)))
+
+    def init(params):
+        return NormalizedMomentumState(zeros_accumulator(params))
+
+    def update(updates, state, params=None):
+        del params
+        momentum = jax.tree.map(
+            lambda m, g: (beta * m + (1 - beta) * g.astype(m.dtype)).astype(m.dtype), state.momentum, updates
+        )
+        length = safe_norm(momentum) + 1e-10
+        updates = jax.tree.map(lambda m, g: (m / length).astype(g.dtype), momentum, updates)
+        return updates, NormalizedMomentumState(momentum)
+
     return optax.chain(
-        optax.ema(beta, debias=False),
-        # what is added to the norm, as in the released code
-        optax.normalize_by_update_norm(eps=1e-10),
+        optax.GradientTransformation(init, update),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -162,8 +184,8 @@ def bo_rep(
 
     For :math:`\min_x f(x, y^*(x))`, :math:`y^*(x) = \arg\min_y g(x, y)`, where the hypergradient may grow with its own
     norm (:math:`(L_0, L_1)`-smoothness), as with recurrent networks. ``init(x, y, lower_batches)`` first brings y near
-    :math:`y^*(x)`: SGD over a stack of batches, at rates that are halved after each of ``refinement_stages`` parts. Then
-    ``step(state, batch)`` with a :class:`BilevelBatch`:
+    :math:`y^*(x)`: SGD over a stack of batches, at rates that are halved after each of ``refinement_stages`` parts (without
+    batches y stays). Then ``step(state, batch)`` with a :class:`BilevelBatch`:
 
     * every ``period``-th time, from the first on: SGD on :math:`g(x, \cdot)` over the stack ``batch.lower``;
     * one :func:`linear_system_step` for z, at the rate :math:`\nu`;
@@ -178,7 +200,7 @@ def bo_rep(
       beta: decay of the momentum.
       nu: rate for z.
       lower_lr: rate for y.
-      period: steps of x between those of y, ≥ 1.
+      period: steps of x between those of y, a whole number ≥ 1.
       optimizer: of x, instead of normalised momentum; ``eta`` and ``beta`` are then not used.
       refinement_stages: parts of the refinement, ≥ 1.
 
@@ -203,6 +225,8 @@ def bo_rep(
     check_finite_number("nu", nu, low=0.0)
     check_finite_number("lower_lr", lower_lr, low=0.0)
     check_finite_number("period", period, low=1)
+    if not isinstance(period, jax.core.Tracer) and np.any(np.asarray(period) % 1):
+        raise ValueError(f"bo_rep: period counts steps and must be whole, got {period}")
     stages = static_int("refinement_stages", refinement_stages, low=1)
     tx = normalized_momentum(eta, beta) if optimizer is None else optimizer
 

@@ -79,7 +79,7 @@ def sgd_freeze_embed(
       A transformation that holds the momentum of the parameters that move, and nothing for the frozen ones.
 
     Raises:
-      ValueError: momentum out of range.
+      ValueError: a number out of range.
 
     Source: Kumar, Shen, Bubeck, Gunasekar (2022), arXiv 2211.09359.
 
@@ -89,6 +89,8 @@ def sgd_freeze_embed(
     >>> updates["embed"].tolist(), updates["head"].tolist()
     ([0.0, 0.0], [-0.5, -0.5])
     """
+    if not callable(learning_rate):
+        check_finite_number("learning_rate", learning_rate, low=0.0)
     if momentum is not None:
         check_finite_number("momentum", momentum, low=0.0, high=1.0)
 
@@ -112,6 +114,9 @@ def layerwise_grad_norms(grads: Params, params: Params | None = None) -> dict[st
     Returns:
       The norms by the path of the layer, such as ``"block/attention"``.
 
+    Raises:
+      ValueError: layers of the parameters that differ from those of the gradients.
+
     Source: Kumar, Shen, Bubeck, Gunasekar (2022), arXiv 2211.09359.
 
     >>> norms = layerwise_grad_norms({"embed": {"w": jnp.array([3.0]), "b": jnp.array([4.0])}, "head": jnp.ones(4)})
@@ -129,6 +134,10 @@ def layerwise_grad_norms(grads: Params, params: Params | None = None) -> dict[st
     if params is None:
         return norms
     sizes = by_layer(params)
+    if sizes.keys() != norms.keys():
+        raise ValueError(
+            f"layerwise_grad_norms: the layers of gradients and parameters differ: {sorted(sizes.keys() ^ norms.keys())}"
+        )
     return {name: norm / sizes[name] for name, norm in norms.items()}
 
 
@@ -186,7 +195,7 @@ def optimizer_bytes_per_param(tx: optax.GradientTransformation, params: Params, 
     """
 
     def size(tree):
-        return sum(int(np.prod(x.shape)) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+        return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
     if not count:

@@ -18,11 +18,12 @@ Operator = Callable[[Params, Int[Array, " indices"]], Params]
 
 
 class HalpernResult(NamedTuple):
-    """The last iterate; what was measured at each step; operators evaluated up to and including that step."""
+    """The last iterate; what was measured at each step; operators evaluated up to and including that step, as floating
+    numbers, since there may be more than an integer of 32 bits holds."""
 
     u: Params
     measured: Float[Array, " steps"]
-    evaluations: Int[Array, " steps"]
+    evaluations: Float[Array, " steps"]
 
 
 def _combine(*terms: tuple[Number | Array, Params]) -> Params:
@@ -31,6 +32,32 @@ def _combine(*terms: tuple[Number | Array, Params]) -> Params:
         lambda *leaves: sum(w * x for w, x in zip(weights, leaves, strict=True)).astype(leaves[0].dtype),
         *[tree for _, tree in terms],
     )
+
+
+def _floating(tree: Params) -> Params:
+    """A point that may be given in integers: its iterates are none."""
+
+    def of_leaf(x):
+        x = jnp.asarray(x)
+        return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def _like(point: Params, operator: Operator) -> Operator:
+    """The operator with values in the dtypes of the point; raises where they have another structure or shape."""
+
+    def called(u, indices):
+        value = operator(u, indices)
+        fits = jax.tree.structure(value) == jax.tree.structure(point) and all(
+            jnp.shape(a) == b.shape for a, b in zip(jax.tree.leaves(value), jax.tree.leaves(point), strict=True)
+        )
+        if not fits:
+            shapes = [jax.tree.map(jnp.shape, tree) for tree in (value, point)]
+            raise ValueError(f"the operator's value must be shaped like the point, got {shapes[0]} for {shapes[1]}")
+        return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), value, point)
+
+    return called
 
 
 def _setup(where: str, key: Key, n: int, numbers: dict[str, Number]) -> int:
@@ -85,7 +112,7 @@ def vr_halpern(
 
     Raises:
       TypeError: the key is not a typed key.
-      ValueError: a number out of range.
+      ValueError: a number out of range; values of the operator that are not shaped like the point.
 
     Source: Cai, Alacaoglu, Diakonikolas (2023), arXiv 2310.02987; PAGE: Li, Bao, Zhang, Richtárik (2021), arXiv
     2008.10898.
@@ -100,28 +127,29 @@ def vr_halpern(
     steps = static_int("num_steps", num_steps, low=1)
     b = math.isqrt(n - 1) + 1 if batch_size is None else static_int("batch_size", batch_size, low=1)
     eta = 1 / (4 * smoothness) if step_size is None else step_size
+    u0 = _floating(u0)
+    operator = _like(u0, operator)
     everything = jnp.arange(n)
 
     def step(carry, inputs):
-        u, before, estimate, spent = carry
+        u, before, estimate, passes = carry
         k, key = inputs
         coin, draw = jax.random.split(key)
-        root = math.sqrt(n)
-        whole = jax.random.bernoulli(coin, jnp.minimum(4 / (jnp.minimum(k, root) + 5), 1)) | (k == 0) | full
+        whole = jax.random.bernoulli(coin, 4 / (jnp.minimum(k, math.sqrt(n)) + 5)) | (k == 0) | full
 
         def moved(estimate):
             chosen = jax.random.randint(draw, (b,), 0, n)
             return _combine((1, estimate), (1, operator(u, chosen)), (-1, operator(before, chosen)))
 
         estimate = run_if(~whole, moved, estimate)
-        estimate = run_if(whole, lambda _: _combine((1, operator(u, everything))), estimate)
-        spent = spent + jnp.where(whole, n, 2 * b)
+        estimate = run_if(whole, lambda _: operator(u, everything), estimate)
+        passes = passes + whole
+        spent = n * passes.astype(float) + 2 * b * (k + 1 - passes).astype(float)
         seen = optax.tree.norm(estimate) if measure is None else measure(u)
         anchor = 2 / (k + 4.0)
         new = _combine((1 - anchor, u), (anchor, u0), (-eta, estimate))
-        return (new, u, estimate, spent), (seen, spent)
+        return (new, u, estimate, passes), (seen, spent)
 
-    u0 = jax.tree.map(jnp.asarray, u0)
     carry = u0, u0, jax.tree.map(jnp.zeros_like, u0), jnp.zeros((), jnp.int32)
     (u, *_), (measured, spent) = jax.lax.scan(step, carry, (jnp.arange(steps), jax.random.split(key, steps)))
     return HalpernResult(u, measured, spent)
@@ -162,7 +190,7 @@ def vr_forb_resolvent(
 
     Raises:
       TypeError: the key is not a typed key.
-      ValueError: a number out of range.
+      ValueError: a number out of range; values of the operator that are not shaped like the point.
 
     Source: Alacaoglu, Malitsky, Cevher (2021), "Forward-reflected-backward method with variance reduction"; Cai,
     Alacaoglu, Diakonikolas (2023), arXiv 2310.02987.
@@ -178,6 +206,8 @@ def vr_forb_resolvent(
     steps = static_int("num_steps", num_steps, low=1)
     p = 1 / n
     tau = (1 - math.sqrt(1 - p)) / (2 * eta * smoothness)
+    centre = _floating(centre)
+    operator = _like(centre, operator)
     everything = jnp.arange(n)
 
     def step(carry, key):
@@ -187,11 +217,10 @@ def vr_forb_resolvent(
         direction = _combine((1, whole), (1, operator(z, i)), (-1, operator(w_before, i)))
         z = _combine((1 / (1 + tau), z), (-tau * eta / (1 + tau), direction), (tau / (1 + tau), centre))
         due = jax.random.bernoulli(coin, p)
-        at, whole = run_if(due, lambda _: (z, _combine((1, operator(z, everything)))), (w, whole))
+        at, whole = run_if(due, lambda _: (z, operator(z, everything)), (w, whole))
         return (z, at, w, whole), None
 
-    centre = jax.tree.map(jnp.asarray, centre)
-    carry = centre, centre, centre, _combine((1, operator(centre, everything)))
+    carry = centre, centre, centre, operator(centre, everything)
     return jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
 
 
@@ -230,7 +259,7 @@ def vr_halpern_monotone(
 
     Raises:
       TypeError: the key is not a typed key.
-      ValueError: a number out of range.
+      ValueError: a number out of range; values of the operator that are not shaped like the point.
 
     Source: Cai, Alacaoglu, Diakonikolas (2023), arXiv 2310.02987.
 
@@ -254,6 +283,6 @@ def vr_halpern_monotone(
         residual = optax.tree.norm(_combine((1, u), (-1, j))) / eta
         return _combine((1 - anchor, j), (anchor, u0)), residual
 
-    u0 = jax.tree.map(jnp.asarray, u0)
+    u0 = _floating(u0)
     u, residuals = jax.lax.scan(step, u0, (jnp.arange(outer), jax.random.split(key, outer)))
-    return HalpernResult(u, residuals, (n + 3 * inner) * jnp.arange(1, outer + 1))
+    return HalpernResult(u, residuals, float(n + 3 * inner) * jnp.arange(1, outer + 1))

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxtrain.core import Number, Scalar, check_finite_number
 from jaxtrain.core.numerics import static_int
+from jaxtrain.optimizers._inner import ratio
 
 
 class RecoveryResult(NamedTuple):
@@ -28,11 +29,13 @@ def _sign_average(A: Array, residuals: Array) -> Array:
     return (mean + mean.T) / 2
 
 
-def _check_measurements(where: str, A: Array, y: Array) -> None:
+def _check_measurements(where: str, A: Array, y: Array, factor: Array | None = None) -> None:
     if A.ndim != 3 or A.shape[1] != A.shape[2] or y.shape != A.shape[:1]:
         raise ValueError(
             f"{where} needs measurement matrices (m, d, d) and m measurements, got {A.shape} and {y.shape}"
         )
+    if factor is not None and (factor.ndim != 2 or len(factor) != A.shape[1]):
+        raise ValueError(f"{where} needs a factor ({A.shape[1]}, rank), got shape {factor.shape}")
 
 
 def l1_matrix_recovery_loss(U: Float[Array, "d rank"], A: Float[Array, "m d1 d2"], y: Float[Array, " n"]) -> Scalar:
@@ -53,7 +56,7 @@ def l1_matrix_recovery_loss(U: Float[Array, "d rank"], A: Float[Array, "m d1 d2"
     >>> float(l1_matrix_recovery_loss(jnp.array([[2.0]]), jnp.ones((2, 1, 1)), jnp.array([4.0, 1.0])))
     1.5
     """
-    _check_measurements("l1_matrix_recovery_loss", A, y)
+    _check_measurements("l1_matrix_recovery_loss", A, y, U)
     return jnp.mean(jnp.abs(_measure(A, U @ U.T) - y))
 
 
@@ -89,6 +92,8 @@ def sign_rip_deviation(
     """
     errors = jnp.zeros(A.shape[0], A.dtype) if noise is None else noise
     _check_measurements("sign_rip_deviation", A, errors)
+    if X.shape != A.shape[1:]:
+        raise ValueError(f"sign_rip_deviation needs a matrix {A.shape[1:]}, got shape {X.shape}")
     direction = X / jnp.linalg.norm(X)
     d = _sign_average(A, _measure(A, X) - errors)
     psi = jnp.sum(d * direction)
@@ -111,6 +116,9 @@ def sign_spectral_init(
       rank: columns :math:`r'`, 1 to d; as many as d do no harm.
       scale: :math:`\alpha`, small: the error that stays in the directions beyond the true rank is of its order.
 
+    Returns:
+      The factor ``(d, rank)``; zero, where nothing moves, if all measurements are.
+
     Raises:
       ValueError: shapes that do not fit, or a rank out of range.
 
@@ -131,7 +139,7 @@ def sign_spectral_init(
     eigs, vectors = eigs[::-1][:rank], vectors[:, ::-1][:, :rank]
     # the sign of an eigenvector is of no matter: its largest entry is made positive
     largest = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None], axis=0)
-    return scale * vectors * jnp.sign(largest) * jnp.sqrt(jnp.maximum(eigs, 0) / jnp.linalg.norm(c))
+    return scale * vectors * jnp.sign(largest) * jnp.sqrt(ratio(jnp.maximum(eigs, 0), jnp.linalg.norm(c)))
 
 
 def subgm(
@@ -166,6 +174,7 @@ def subgm(
 
     Raises:
       ValueError: shapes that do not fit, or a number out of range.
+      TypeError: a factor that is not floating.
 
     Source: Ma, Fattahi (2022), arXiv 2202.08788.
 
@@ -173,9 +182,9 @@ def subgm(
     >>> round(float(found.factor[0, 0]), 3), [round(float(x), 3) for x in found.losses]  # 1 + 0.2, then + 0.2 · 1.2
     (1.44, [3.0, 2.56])
     """
-    _check_measurements("subgm", A, y)
-    if start.shape[0] != A.shape[1]:
-        raise ValueError(f"subgm: the factor has {start.shape[0]} rows, the measurement matrices {A.shape[1]}")
+    _check_measurements("subgm", A, y, start)
+    if not jnp.issubdtype(start.dtype, jnp.floating):
+        raise TypeError(f"subgm: the factor moves and must be floating, got {start.dtype}")
     if not callable(learning_rate):
         check_finite_number("learning_rate", learning_rate, low=0.0)
 

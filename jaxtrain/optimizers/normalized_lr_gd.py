@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Scalar, check_finite_number
-from jaxtrain.core.numerics import static_int
-from jaxtrain.optimizers._inner import check_cap, ratio, scaled, the_value
+from jaxtrain.core.numerics import accumulator_dtype, static_int
+from jaxtrain.optimizers._inner import check_cap, ratio, scaled
 
 Weights = Float[Array, " d"]
 Rows = Float[Array, "n d"]
@@ -24,10 +25,16 @@ class Margin(NamedTuple):
     direction: Weights
 
 
-def _signed(X: Array, y: Array, where: str) -> Array:
-    if X.ndim != 2 or y.shape != X.shape[:1]:
+def _signed(X: Array, y: Array, where: str, w: Array | None = None) -> Array:
+    """Rows times labels, in float32 at least."""
+    if X.ndim != 2 or y.shape != X.shape[:1] or not len(y):
         raise ValueError(f"{where} needs rows (n, d) and labels (n,), got shapes {X.shape} and {y.shape}")
-    return X * y.astype(X.dtype)[:, None]
+    if w is not None and w.shape != X.shape[1:]:
+        raise ValueError(f"{where} needs a weight for each of the {X.shape[1]} columns, got shape {w.shape}")
+    if not isinstance(y, jax.core.Tracer) and np.any(np.abs(np.asarray(y)) != 1):
+        raise ValueError(f"{where}: labels must be -1 or 1, got {sorted(set(np.asarray(y).tolist()))[:4]}")
+    z = X.astype(accumulator_dtype(X))
+    return z * y.astype(z.dtype)[:, None]
 
 
 def normalized_logistic_gd_step(w: Weights, X: Rows, y: Labels, *, step_size: Number) -> Weights:
@@ -51,7 +58,7 @@ def normalized_logistic_gd_step(w: Weights, X: Rows, y: Labels, *, step_size: Nu
       The new weights.
 
     Raises:
-      ValueError: shapes that do not agree, a step size that is not positive.
+      ValueError: shapes that do not agree, other labels, a step size that is not positive.
 
     Source: Tyurin (2025), "From Logistic Regression to the Perceptron Algorithm", arXiv 2412.08424.
 
@@ -60,7 +67,7 @@ def normalized_logistic_gd_step(w: Weights, X: Rows, y: Labels, *, step_size: Nu
     [2.0, -2.0]
     """
     check_cap("step_size", step_size)
-    z = _signed(X, y, "normalized_logistic_gd_step")
+    z = _signed(X, y, "normalized_logistic_gd_step", w)
     weights = jax.nn.softmax(jax.nn.log_sigmoid(-(z @ w)))
     return (w + step_size * (weights @ z)).astype(w.dtype)
 
@@ -82,7 +89,7 @@ def batch_perceptron_step(w: Weights, X: Rows, y: Labels, *, normalized: bool = 
       The new weights; the old ones where every row is right.
 
     Raises:
-      ValueError: shapes that do not agree.
+      ValueError: shapes that do not agree, other labels.
 
     Source: Tyurin (2025), arXiv 2412.08424.
 
@@ -90,10 +97,10 @@ def batch_perceptron_step(w: Weights, X: Rows, y: Labels, *, normalized: bool = 
     >>> batch_perceptron_step(jnp.array([0.0, 1.0]), X, y).tolist()
     [0.25, 0.5]
     """
-    z = _signed(X, y, "batch_perceptron_step")
+    z = _signed(X, y, "batch_perceptron_step", w)
     m = z @ w
-    h = jnp.where(m < 0, 1.0, jnp.where(m == 0, 0.5, 0.0)).astype(w.dtype)
-    return (w + ratio(h @ z, jnp.sum(h) if normalized else jnp.asarray(len(z), w.dtype))).astype(w.dtype)
+    h = jnp.where(m < 0, 1.0, jnp.where(m == 0, 0.5, 0.0)).astype(z.dtype)
+    return (w + ratio(h @ z, jnp.sum(h) if normalized else jnp.asarray(len(z), z.dtype))).astype(w.dtype)
 
 
 def perceptron(
@@ -109,10 +116,10 @@ def perceptron(
       max_epochs: passes at most; one without an update is the last.
 
     Returns:
-      Weights and number of updates.
+      Weights, in float32 at least, and number of updates.
 
     Raises:
-      ValueError: shapes that do not agree, ``max_epochs`` below 1.
+      ValueError: shapes that do not agree, other labels, ``max_epochs`` below 1.
 
     Source: Rosenblatt (1958); Novikoff (1962), "On convergence proofs on perceptrons".
 
@@ -156,7 +163,7 @@ def margin(X: Rows, y: Labels, *, tolerance: Number = 1e-4, max_iters: int = 100
       negative where the data are not separable.
 
     Raises:
-      ValueError: shapes that do not agree, numbers out of range.
+      ValueError: shapes that do not agree, other labels, numbers out of range.
 
     Source: Novikoff (1962); Tyurin (2025), arXiv 2412.08424.
 
@@ -204,7 +211,7 @@ def scale_by_mean_residual() -> optax.GradientTransformationExtraArgs:
       A transformation without state.
 
     Raises:
-      ValueError: from its update: no ``mean_residual``.
+      ValueError: from its update: no ``mean_residual``, or an array of them.
 
     Source: Tyurin (2025), arXiv 2412.08424.
 
@@ -221,7 +228,11 @@ def scale_by_mean_residual() -> optax.GradientTransformationExtraArgs:
                 "scale_by_mean_residual needs the mean of 1 / (1 + exp(margin)): call "
                 "tx.update(grads, state, params, mean_residual=…)"
             )
-        residual = the_value(mean_residual, jnp.result_type(float), where="scale_by_mean_residual")
+        residual = jnp.asarray(mean_residual, jnp.result_type(float))
+        if residual.shape:
+            raise ValueError(
+                f"scale_by_mean_residual: mean_residual is one number, got an array of shape {residual.shape}"
+            )
         return scaled(ratio(jnp.ones_like(residual), residual), updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

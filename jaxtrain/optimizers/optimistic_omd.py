@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, in_place_of, zeros_accumulator
+from jaxtrain.optimizers._inner import common_dtype
 
 _HINTS = ("last_gradient", "zero")
 
@@ -31,11 +32,22 @@ def _omd(
     """``rate(rounds completed, variation so far)`` is the step of the next round; whether it ``follows`` the variation."""
     if hint not in _HINTS:
         raise ValueError(f"hint must be one of {', '.join(_HINTS)}, got {hint!r}")
+    if projection is not None and not callable(projection):
+        raise TypeError(
+            f"{where}: projection is a function of the parameters, got {type(projection).__name__}; "
+            "in optax.inject_hyperparams name it among static_args"
+        )
     project = projection or (lambda tree: tree)
 
     def init(params):
+        for path, p in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.issubdtype(jnp.result_type(p), jnp.floating):
+                name = jax.tree_util.keystr(path) or "the parameter"
+                raise TypeError(
+                    f"{where} moves floating parameters, and {name} has dtype {jnp.result_type(p)}: mask it"
+                )
         anchor = jax.tree.map(lambda p: jnp.array(p, accumulator_dtype(p)), params)
-        seen = (zeros_accumulator(params), jnp.zeros((), jnp.float32)) if follows else (None, None)
+        seen = (zeros_accumulator(params), jnp.zeros((), common_dtype(params))) if follows else (None, None)
         return OptimisticOmdState(jnp.zeros((), jnp.int32), anchor, *seen)
 
     def update(updates, state, params=None):
@@ -45,8 +57,7 @@ def _omd(
         kept = variation = None
         if follows:
             change = jax.tree.map(lambda g, h: jnp.sum((g - h) ** 2), grads, state.hint)
-            variation = state.variation + sum(jax.tree.leaves(change), start=jnp.zeros((), jnp.float32))
-            variation = variation.astype(state.variation.dtype)
+            variation = state.variation + sum(jax.tree.leaves(change), start=jnp.zeros_like(state.variation))
             kept = jax.tree.map(lambda h, g, c: in_place_of(h, g, state.count, c), state.hint, grads, change)
         now, then = rate(state.count, state.variation), rate(state.count + 1, variation)
         anchor = project(jax.tree.map(lambda x, g: (x - now * g).astype(x.dtype), state.anchor, grads))
@@ -91,6 +102,7 @@ def optimistic_omd(
 
     Raises:
       ValueError: an unknown hint, a number out of range; from its update: no parameters.
+      TypeError: a projection that is no function; from its init: parameters that are not floating.
 
     Source: Chen, Zhang, Tu, Zhao, Zhang (2023), arXiv 2302.04552; Rakhlin, Sridharan (2013), arXiv 1208.3728.
 
@@ -144,6 +156,7 @@ def optimistic_omd_sea(
 
     Raises:
       ValueError: a number out of range; from its update: no parameters.
+      TypeError: a projection that is no function; from its init: parameters that are not floating.
 
     Source: Chen, Zhang, Tu, Zhao, Zhang (2023), arXiv 2302.04552.
 

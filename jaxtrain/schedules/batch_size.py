@@ -20,20 +20,30 @@ class _Moments(NamedTuple):
     weights: Float[Array, " b"]
     valid: Scalar
     norm_sq: Scalar
+    unit: Scalar
 
 
 def _moments(where: str, stack: Params, valid: Number | None) -> _Moments:
     size = check_stack(stack, where=where)
     if size < 2:
         raise ValueError(f"{where}: a variance needs at least 2 rows of gradients, got {size}")
+    if valid is not None:
+        check_finite_number(f"{where}: valid", valid, low=2, high=size)
     rows = jax.tree.map(lambda g: g.astype(accumulator_dtype(g)), stack)
     dtype = jnp.result_type(*jax.tree.leaves(rows))
     count = jnp.asarray(size if valid is None else valid, dtype)
     weights = (jnp.arange(size) < count).astype(dtype)
     # what stands in padded rows, be it NaN, does not count
     rows = jax.tree.map(lambda g: jnp.where(weights.reshape(-1, *[1] * (g.ndim - 1)) > 0, g, 0), rows)
+    # the tests ask for ratios: in units of the largest entry no fourth power of it overflows or vanishes
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0.0) for g in jax.tree.leaves(rows)])).astype(dtype)
+    # a power of two, which changes no digit; NaN and infinity stay what they are
+    unit = jnp.where(
+        (largest > 0) & jnp.isfinite(largest), jnp.ldexp(jnp.ones((), dtype), jnp.frexp(largest)[1] - 1), 1
+    )
+    rows = jax.tree.map(lambda g: (g / unit).astype(g.dtype), rows)
     mean = jax.tree.map(lambda g: jnp.sum(g, axis=0) / count, rows)
-    return _Moments(rows, mean, weights, count, optax.tree.norm(mean, squared=True))
+    return _Moments(rows, mean, weights, count, optax.tree.norm(mean, squared=True), unit)
 
 
 def _variances(m: _Moments) -> Params:
@@ -55,8 +65,8 @@ def _projections(m: _Moments) -> Float[Array, " b"]:
 
 
 def _needed(variance: Array, bound: Array, row_size: Number) -> Array:
-    """``ceil(row_size · variance / bound)``: no noise needs no more examples, whatever the bound."""
-    return jnp.where(variance > 0, jnp.ceil(row_size * variance / bound), 1.0)
+    """``ceil(row_size · variance / bound)``: no noise needs no more examples, whatever the bound. NaN stays NaN."""
+    return jnp.where(variance == 0, 1.0, jnp.ceil(row_size * variance / bound))
 
 
 def _check(name: str, value: Number, row_size: Number) -> None:
@@ -86,10 +96,12 @@ def norm_test_batch_size(
       valid: how many rows count, at least 2, where a batch is padded to a fixed shape; None: all.
 
     Returns:
-      The batch size, a whole floating number: 1 if all rows are equal, infinite where only their mean vanishes.
+      The batch size, a whole floating number: 1 if all rows are equal, infinite where only their mean vanishes, NaN where
+      gradients are NaN or infinite.
 
     Raises:
       ValueError: a number out of range, fewer than 2 rows, or leading axes that disagree.
+      TypeError: gradients that are not floating.
 
     Source: Lau, Liu, Kolar (2024), arXiv 2402.11215; Byrd, Chin, Nocedal, Wu (2012).
 
@@ -129,8 +141,9 @@ def coordinatewise_norm_test(
     _check("eta", eta, row_size)
     check_finite_number("eps", eps, low=0.0)
     m = _moments("coordinatewise_norm_test", grads, valid)
+    least = jnp.sqrt(eps) / m.unit
     sizes = jax.tree.map(
-        lambda v, mean: jnp.max(_needed(v, eta**2 * (mean**2 + eps), row_size), initial=1.0), _variances(m), m.mean
+        lambda v, mean: jnp.max(_needed(v, eta**2 * (mean**2 + least**2), row_size), initial=1.0), _variances(m), m.mean
     )
     return jnp.max(jnp.stack(jax.tree.leaves(sizes)))
 

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, OptState, Scalar, check_finite_number
+from jaxtrain.core.numerics import static_int
 
 _ALGORITHMS = ("sgd", "adam")
 _NORMS = ("l2", "l1")
@@ -106,6 +107,7 @@ def refine_schedule(
 
     Raises:
       ValueError: fewer than 2 norms, a norm that is not positive and finite, or an unknown ``algo``.
+      TypeError: ``smoothing`` is traced.
 
     Source: Defazio, Cutkosky, Mehta, Mishchenko (2023), arXiv 2310.07831.
 
@@ -116,11 +118,13 @@ def refine_schedule(
     """
     if algo not in _ALGORITHMS:
         raise ValueError(f"algo must be 'sgd' or 'adam', got {algo!r}")
+    if isinstance(smoothing, jax.core.Tracer):
+        raise TypeError("smoothing decides the width of a filter and must be a Python number, got a traced one")
     check_finite_number("smoothing", smoothing, low=0.0, high=1.0)
     norms = jnp.asarray(grad_norms)
-    steps = norms.shape[0]
-    if steps < 2:
-        raise ValueError(f"a schedule needs the gradient norms of at least 2 steps, got {steps}")
+    if norms.ndim != 1 or len(norms) < 2:
+        raise ValueError(f"a schedule needs the gradient norms of at least 2 steps, got shape {norms.shape}")
+    steps = len(norms)
     if not isinstance(norms, jax.core.Tracer):
         wrong = np.flatnonzero(~((np.asarray(norms) > 0) & np.isfinite(np.asarray(norms))))
         if wrong.size:
@@ -137,7 +141,10 @@ def refine_schedule(
 
 
 def schedule_from_array(
-    values: Float[Array | np.ndarray, " T"], *, peak: Number = 1.0, total_steps: Number | None = None
+    values: Float[Array | np.ndarray, " T"] | Int[Array | np.ndarray, " T"],
+    *,
+    peak: Number = 1.0,
+    total_steps: Number | None = None,
 ) -> optax.Schedule:
     """A schedule that reads ``peak`` times an array, holding its last value; stretched to ``total_steps`` if given.
 
@@ -150,7 +157,7 @@ def schedule_from_array(
       A schedule, count -> rate.
 
     Raises:
-      ValueError: an empty array or a number out of range.
+      ValueError: an empty array, more than one axis, or a number out of range.
 
     >>> schedule = schedule_from_array(jnp.array([0.5, 1.0, 0.0]), peak=2.0)
     >>> [float(schedule(k)) for k in range(4)]
@@ -160,9 +167,11 @@ def schedule_from_array(
     [0.5, 0.75, 1.0, 0.5, 0.0]
     """
     values = jnp.asarray(values)
-    last = values.shape[0] - 1
-    if last < 0:
-        raise ValueError("schedule_from_array: the array is empty")
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"schedule_from_array needs an array of rates (T,), got shape {values.shape}")
+    # whole numbers too stand for rates
+    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+    last = len(values) - 1
     check_finite_number("peak", peak)
     if total_steps is not None:
         check_finite_number("total_steps", total_steps, low=2)
@@ -200,6 +209,7 @@ def record_grad_norm(num_steps: int, norm: str = "l2") -> optax.GradientTransfor
 
     Raises:
       ValueError: an unknown norm, or no places.
+      TypeError: ``num_steps`` is not a Python integer.
 
     >>> tx = record_grad_norm(3)
     >>> _, state = tx.update({"a": jnp.array([3.0]), "b": jnp.array([4.0])}, tx.init({}))
@@ -208,12 +218,11 @@ def record_grad_norm(num_steps: int, norm: str = "l2") -> optax.GradientTransfor
     """
     if norm not in _NORMS:
         raise ValueError(f"norm must be 'l2' or 'l1', got {norm!r}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    places = static_int("num_steps", num_steps, low=1)
 
     def init(params):
         del params
-        return GradNormState(jnp.zeros((), jnp.int32), jnp.zeros(num_steps, jnp.float32))
+        return GradNormState(jnp.zeros((), jnp.int32), jnp.zeros(places, jnp.float32))
 
     def update(updates, state, params=None):
         del params
@@ -269,7 +278,7 @@ def last_iterate_bound(
       The bound.
 
     Raises:
-      ValueError: a rate that is not positive.
+      ValueError: a rate that is not positive, shapes that differ.
 
     Source: Defazio, Cutkosky, Mehta, Mishchenko (2023), arXiv 2310.07831.
 
@@ -279,6 +288,8 @@ def last_iterate_bound(
     if not isinstance(etas, jax.core.Tracer) and not bool(np.all(np.asarray(etas) > 0)):
         raise ValueError("the bound needs positive rates: leave out the zero at the end of a refined schedule")
     etas, grad_norms = jnp.asarray(etas), jnp.asarray(grad_norms)
+    if etas.ndim != 1 or etas.shape != grad_norms.shape:
+        raise ValueError(f"the bound needs a norm for each rate, got shapes {etas.shape} and {grad_norms.shape}")
     tail = jnp.cumsum(etas[::-1])[::-1]
     weighted = jnp.cumsum((etas**2 * grad_norms**2)[::-1])[::-1]
     later = jnp.sum(etas[:-1] * weighted[:-1] / (tail[1:] * tail[:-1]))

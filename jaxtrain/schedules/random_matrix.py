@@ -4,12 +4,24 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from jaxtrain.core import Batch, Key, Number, Params, check_finite_number, check_key, check_leading_axes
 from jaxtrain.core.numerics import static_int
 from jaxtrain.core.probes import mean_over, probe_keys, random_direction
+
+
+def _check_batch(batch_size: Number, num_data: Number, *, all_allowed: bool) -> None:
+    check_finite_number("batch_size", batch_size, low=1)
+    if isinstance(batch_size, jax.core.Tracer) or isinstance(num_data, jax.core.Tracer):
+        return
+    b, n = np.asarray(batch_size), np.asarray(num_data)
+    if not np.all(b <= n if all_allowed else b < n):
+        raise ValueError(
+            f"batch_size must be {'at most' if all_allowed else 'below'} num_data, got {batch_size} of {num_data}"
+        )
 
 
 def hessian_noise_variance(
@@ -58,7 +70,7 @@ def hessian_noise_variance(
     count = check_leading_axes(batches, where="hessian_noise_variance", axis_name="stack of batches")
     if count < 2:
         raise ValueError(f"hessian_noise_variance: a variance needs at least 2 batches, got {count}")
-    check_finite_number("batch_size", batch_size, low=1)
+    _check_batch(batch_size, num_data, all_allowed=False)
     size = sum(x.size for x in jax.tree.leaves(like))
 
     def one(key):
@@ -81,11 +93,11 @@ def batch_spike(
        2 \sqrt P\,s & \text{else: the spike is lost in the bulk, of which this is the edge.} \end{cases}
 
     Args:
-      lam: :math:`\lambda` > 0, the eigenvalue of the Hessian over all data.
+      lam: :math:`\lambda` ≥ 0, the eigenvalue of the Hessian over all data.
       noise_var: :math:`\sigma^2`, see :func:`hessian_noise_variance`.
       num_params: :math:`P`.
       batch_size: :math:`b` ≥ 1.
-      num_data: :math:`N`.
+      num_data: :math:`N` ≥ b.
 
     Returns:
       :math:`\lambda'`.
@@ -98,9 +110,10 @@ def batch_spike(
     >>> [batch_spike(4.0, noise_var=1.0, num_params=16.0, batch_size=b).item() for b in (1, 4)]
     [8.0, 5.0]
     """
+    check_finite_number("lam", lam, low=0.0)
     check_finite_number("noise_var", noise_var, low=0.0)
     check_finite_number("num_params", num_params, low=1)
-    check_finite_number("batch_size", batch_size, low=1)
+    _check_batch(batch_size, num_data, all_allowed=True)
     lam = jnp.asarray(lam, jnp.result_type(float))
     power = num_params * noise_var * (1 / jnp.asarray(batch_size, lam.dtype) - 1 / num_data)
     outside = lam**2 > power
@@ -151,6 +164,7 @@ def max_learning_rate(
     if kind not in ("sgd", "adaptive"):
         raise ValueError(f"kind must be 'sgd' or 'adaptive', got {kind!r}")
     check_finite_number("momentum", momentum, low=0.0, high=1.0)
+    check_finite_number("grad_std", grad_std, low=0.0)
     top = batch_spike(lam_full, noise_var=noise_var, num_params=num_params, batch_size=batch_size, num_data=num_data)
     rate = 2 * (1 + momentum) / top
     return rate if kind == "sgd" else rate * grad_std / jnp.sqrt(jnp.asarray(batch_size, rate.dtype))

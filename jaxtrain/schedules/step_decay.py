@@ -53,6 +53,8 @@ def step_decay_schedule(
         num_stages = jnp.maximum(jnp.ceil(stages - 1e-5), 1).astype(jnp.int32)
     else:
         check_finite_number("num_stages", num_stages, low=1)
+        if not isinstance(num_stages, jax.core.Tracer) and np.any(np.asarray(num_stages) % 1):
+            raise ValueError(f"num_stages must be whole, got {num_stages}")
     length = -(-total_steps // num_stages)
 
     def schedule(count: Number) -> Float[Array, "..."]:
@@ -162,6 +164,7 @@ def shb_excess_risk(
     >>> shb_excess_risk(jnp.array([1.0]), jnp.array([2.0]), 0.0, lrs=jnp.array([0.5, 0.5])).tolist()
     [2.0, 0.5, 0.125]
     """
+    eigs, init_error = (x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float) for x in (eigs, init_error))
     if eigs.shape != init_error.shape:
         raise ValueError(f"eigs and init_error must have one shape, got {eigs.shape} and {init_error.shape}")
     check_finite_number("noise_var", noise_var, low=0.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -112,8 +113,8 @@ def layerwise_adamw(
       base_wd: :math:`\lambda` of the narrow model, ≥ 0.
       width_mult: :math:`m`, the width over the narrow model's, > 0; may be traced.
       param_labels: a tree of ``"matrix"`` and ``"vector"``, or a function from the parameters to one.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
       eps: as in ``optax.adamw``.
 
     Returns:
@@ -132,6 +133,9 @@ def layerwise_adamw(
     """
     check_finite_number("base_wd", base_wd, low=0.0)
     _positive(width_mult=width_mult)
+    for name, value in {"b1": b1, "b2": b2}.items():
+        check_finite_number(name, value, low=0.0, high=float(np.nextafter(1, 0)))
+    check_finite_number("eps", eps, low=0.0)
     if callable(base_lr):
 
         def rate(count):
@@ -200,6 +204,10 @@ def top_singular_value(W: Float[Array, "..."], key: Any, *, iters: int = 50) -> 
     if W.ndim < 2:
         raise ValueError(f"top_singular_value needs a matrix, got shape {W.shape}")
     W = W.astype(accumulator_dtype(W))
+    # in units of the largest entry, so that no square overflows or vanishes; NaN stays NaN
+    largest = jnp.max(jnp.abs(W), axis=(-2, -1), initial=0.0)
+    largest = jnp.where(largest == 0, 1, largest)
+    W = W / largest[..., None, None]
 
     def unit(v):
         return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), jnp.finfo(v.dtype).tiny)
@@ -211,7 +219,7 @@ def top_singular_value(W: Float[Array, "..."], key: Any, *, iters: int = 50) -> 
         return unit(jnp.einsum("...mn,...m->...n", W, unit(apply(v)), precision=HIGHEST))
 
     start = unit(jax.random.normal(key, (*W.shape[:-2], W.shape[-1]), W.dtype))
-    return jnp.linalg.norm(apply(jax.lax.fori_loop(0, count, round_, start)), axis=-1)
+    return largest * jnp.linalg.norm(apply(jax.lax.fori_loop(0, count, round_, start)), axis=-1)
 
 
 def singular_spectrum(W: Float[Array, "*layers m n"]) -> Float[Array, "*layers k"]:
@@ -239,7 +247,7 @@ def sublayer_gain(W: Float[Array, "n_in n_out"], x: Float[Array, "*batch n_in"])
       x: its inputs.
 
     Returns:
-      A number, in float32 at least.
+      A number, in float32 at least; NaN where all inputs are zero.
 
     Source: Fan, Liu, Zhao, Yuan, Gu (2025), arXiv 2510.15262.
 

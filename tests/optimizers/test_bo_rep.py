@@ -16,14 +16,15 @@ TARGET = RNG.normal(size=4)
 
 
 def lower(x, y, batch):
-    """Minimal at y*(x) = H⁻¹ B x; a batch shifts the gradient."""
+    """Minimal at y*(x) = H⁻¹ B x for a batch of zeros; others shift the gradient and scale the second derivatives."""
     flat = jnp.concatenate([y["u"], y["v"]])
-    return 0.5 * flat @ jnp.asarray(H) @ flat - flat @ (jnp.asarray(B) @ x) + flat @ batch
+    own, cross = 1 + 0.05 * batch[0], 1 + 0.1 * batch[1]
+    return own * 0.5 * flat @ jnp.asarray(H) @ flat - cross * flat @ (jnp.asarray(B) @ x) + flat @ batch
 
 
 def upper(x, y, batch):
     flat = jnp.concatenate([y["u"], y["v"]])
-    return 0.5 * jnp.sum((flat - jnp.asarray(TARGET)) ** 2) + 0.1 * jnp.sum(x**2) + x @ batch
+    return 0.5 * jnp.sum((flat - jnp.asarray(TARGET)) ** 2) + 0.1 * jnp.sum(x**2) + x @ (batch + 0.3 * flat[1:])
 
 
 def split(flat):
@@ -32,8 +33,18 @@ def split(flat):
 
 def exact(x):
     y = np.linalg.solve(H, B @ x)
-    z = np.linalg.solve(H, y - TARGET)
-    return y, z, 0.2 * x + B.T @ z
+    z = np.linalg.solve(H, upper_slope(x, y))
+    return y, z, 0.2 * x + 0.3 * y[1:] + B.T @ z
+
+
+def lower_slope(x, y, batch):
+    """The derivative of the lower loss by y."""
+    return (1 + 0.05 * batch[0]) * H @ y - (1 + 0.1 * batch[1]) * B @ x + batch
+
+
+def upper_slope(x, y):
+    """The derivative of the upper loss by y, in which x stands too."""
+    return y - TARGET + 0.3 * np.append(0, x)
 
 
 NO_NOISE = BilevelBatch(jnp.zeros(3), jnp.zeros((1, 4)), jnp.zeros(4), jnp.zeros(4))
@@ -98,15 +109,30 @@ def test_steps_against_numpy_with_noise_and_period(x64):
     for t in range(30):
         if t % 2 == 0:
             for i in range(3):
-                y = y - rate * (H @ y - B @ x + noise.lower[t, i])
-        z = z - nu * (H @ z - (y - TARGET))
-        m = beta * m + (1 - beta) * (0.2 * x + noise.upper[t] + B.T @ z)
-        before, x = x, x - (0.1 if t < 15 else 0.05) * m / np.linalg.norm(m)
-        # 1e-10 is added to the norm, which is of order one: 30 steps of it
-        np.testing.assert_allclose(xs[t], x, atol=1e-8)
-        np.testing.assert_allclose(zs[t], z[1:], atol=1e-8)
+                y = y - rate * lower_slope(x, y, noise.lower[t, i])
+        z = z - nu * ((1 + 0.05 * noise.system[t, 0]) * H @ z - upper_slope(x, y))
+        m = beta * m + (1 - beta) * (0.2 * x + 0.3 * y[1:] + noise.upper[t] + (1 + 0.1 * noise.cross[t, 1]) * B.T @ z)
+        before, x = x, x - (0.1 if t < 15 else 0.05) * m / (np.linalg.norm(m) + 1e-10)
+        # thirty steps of float64
+        np.testing.assert_allclose(xs[t], x, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(zs[t], z[1:], rtol=0, atol=1e-12)
         # every step has the length of the rate
         np.testing.assert_allclose(np.linalg.norm(xs[t] - before), 0.1 if t < 15 else 0.05, rtol=1e-6)
+
+
+def test_refinement_halves_its_rates(x64):
+    """Two steps at each of the rates 0.2, 0.1, 0.05 and 0.025, and one at the first where there are five batches."""
+    init, _ = bo_rep(upper, lower, lower_lr=0.2)
+    x, start = RNG.normal(size=3), RNG.normal(size=4)
+    for rates in (np.repeat([0.2, 0.1, 0.05, 0.025], 2), np.array([0.2, 0.2, 0.1, 0.05, 0.025])):
+        noise = 0.3 * RNG.normal(size=(len(rates), 4))
+        y = start
+        for rate, n in zip(rates, noise, strict=True):
+            y = y - rate * lower_slope(x, y, n)
+        found = jax.jit(init)(jnp.asarray(x), split(start), jnp.asarray(noise))
+        np.testing.assert_allclose(np.concatenate([found.y["u"], found.y["v"]]), y, rtol=1e-13)
+    unrefined = init(jnp.asarray(x), split(start))
+    np.testing.assert_array_equal(unrefined.y["v"], start[1:])
 
 
 def test_momentum_is_normalised_over_the_whole_tree(x64):
@@ -121,9 +147,31 @@ def test_momentum_is_normalised_over_the_whole_tree(x64):
     assert float(optax.tree.norm(zero)) == 0.0
 
 
+def test_any_size_of_gradient_and_half_precision():
+    """A hypergradient of 1e30, whose square is infinite, makes a step of the same length."""
+    tx = normalized_momentum(2.0, 0.5)
+    for size in (1e-6, 1.0, 1e30):
+        updates, _ = tx.update(jnp.array([3.0, -4.0]) * size, tx.init(jnp.zeros(2)))
+        # 1e-10 is added to a norm of 2.5e-6 at least
+        np.testing.assert_allclose(updates, [-1.2, 1.6], rtol=1e-4)
+    params = jnp.zeros(2, jnp.bfloat16)
+    slow, state = normalized_momentum(2.0, 0.999), normalized_momentum(2.0).init(params)
+    for g in (1.0, *[0.0] * 300):
+        updates, state = slow.update(jnp.full(2, g, jnp.bfloat16), state)
+    assert updates.dtype == jnp.bfloat16
+    # in bfloat16 the mean would not shrink at all
+    np.testing.assert_allclose(state[0].momentum, 0.001 * 0.999**300, rtol=1e-3)  # 300 float32 products
+
+
 def test_clear_errors():
     with pytest.raises(ValueError, match="period must lie in"):
         bo_rep(upper, lower, period=0)
+    with pytest.raises(ValueError, match="period counts steps and must be whole, got 1.5"):
+        bo_rep(upper, lower, period=1.5)
+    with pytest.raises(ValueError, match="beta must lie in"):
+        normalized_momentum(0.1, 1.0)
+    with pytest.raises(ValueError, match="learning_rate must lie in"):
+        normalized_momentum(-0.1)
     init, step = bo_rep(upper, lower)
     with pytest.raises(ValueError, match="2 batches are fewer than the 4 stages"):
         init(jnp.zeros(3), split(np.zeros(4)), jnp.zeros((2, 4)))

@@ -33,6 +33,7 @@ from jaxtrain.optimizers import (
     grams,
     gravity,
     mars,
+    normalized_momentum,
     o2nc,
     optimistic_omd,
     optimistic_omd_sea,
@@ -211,6 +212,7 @@ CASES = {
         "static_args": ("kind",),
         "laws": ("stable_state", "dtype", "inject_hyperparams", "zero_gradients"),
     },
+    "normalized_momentum": {"factory": normalized_momentum, "hyperparams": {"learning_rate": 0.1, "beta": 0.5}},
     "o2nc": {"factory": o2nc, "hyperparams": {"learning_rate": 0.1, "radius": 0.2, "reset_interval": 3}},
     "optimistic_omd": {"factory": optimistic_omd, "hyperparams": {"learning_rate": 0.1}},
     "optimistic_omd_sea": {

@@ -55,6 +55,12 @@ def test_frozen_leaves_keep_their_bits_and_the_others_follow_sgd(momentum):
     jax.tree.map(np.testing.assert_array_equal, ours["block"], plain["block"])
 
 
+def test_nesterov_is_optaxs():
+    ours = run(sgd_freeze_embed(0.1, frozen=freeze_labels, nesterov=True), PARAMS, GRADS)
+    plain = run(optax.sgd(0.1, momentum=0.9, nesterov=True), PARAMS, GRADS)
+    jax.tree.map(np.testing.assert_array_equal, ours["block"], plain["block"])
+
+
 def test_frozen_may_be_a_tree_and_holds_no_state():
     tree = {"patch_embed": True, "block": False, "head": False}
     tree = {k: jax.tree.map(lambda _, still=still: still, PARAMS[k]) for k, still in tree.items()}
@@ -78,6 +84,10 @@ def test_bytes_by_hand():
     # a tenth is frozen
     mixed = optimizer_bytes_per_param(sgd_freeze_embed(0.1, frozen=freeze_labels), big, frozen=frozen)
     np.testing.assert_allclose(mixed, 0.1 * 4 + 0.9 * 12, rtol=1e-12)
+    keyed = optimizer_bytes_per_param(
+        optax.add_noise(0.1, 0.1, jax.random.key(0)), {"w": jax.ShapeDtypeStruct((8,), jnp.float32)}
+    )
+    assert keyed == 8 + (4 + 8) / 8  # a counter and a typed key of two words
     half = optimizer_bytes_per_param(optax.sgd(0.1), {"w": jax.ShapeDtypeStruct((8,), jnp.bfloat16)})
     assert half == 4
 
@@ -93,6 +103,9 @@ def test_norms_are_those_of_layers():
     large = jax.tree.map(lambda p: p, PARAMS) | {"patch_embed": {"kernel": jnp.full((2, 2), 50.0)}}
     others = [float(norms[name]) for name in ("block", "head")]
     np.testing.assert_allclose(embed_gradient_ratio(large), 100 / np.mean(others), rtol=1e-6)  # the median of two
+    # the largest of several that match, the median and not the mean of the others
+    several = {"embed_a": 2.0, "embed_b": 6.0, "x": 1.0, "y": 2.0, "z": 30.0}
+    assert float(embed_gradient_ratio({name: jnp.array([-g]) for name, g in several.items()})) == 3.0
 
 
 def test_layers_thaw_from_the_last_to_the_first():
@@ -109,6 +122,12 @@ def test_clear_errors():
         freeze_labels(PARAMS, patterns=["emb_in"])
     with pytest.raises(TypeError, match="patterns must be a sequence of regular expressions, got the text 'embed'"):
         freeze_labels(PARAMS, patterns="embed")
+    with pytest.raises(ValueError, match="learning_rate must lie in"):
+        sgd_freeze_embed(-0.1, frozen=freeze_labels)
+    with pytest.raises(
+        ValueError, match=r"layers of gradients and parameters differ: \['block', 'head', 'patch_embed', 'x'\]"
+    ):
+        layerwise_grad_norms(PARAMS, {"x": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"momentum must lie in \[0.0, 1.0\], got 1.1"):
         sgd_freeze_embed(0.1, frozen=freeze_labels, momentum=1.1)
     with pytest.raises(ValueError, match="match every layer"):

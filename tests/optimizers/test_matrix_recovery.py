@@ -60,6 +60,18 @@ def test_signs_point_along_the_matrix(x64, fraction):
     assert 0.005 < float(got) < 0.06 / want
 
 
+def test_deviation_against_numpy(x64):
+    """Few matrices, none of them symmetric, noise that is not symmetric either."""
+    rng = np.random.default_rng(8)
+    a, x, noise = rng.normal(size=(15, 4, 4)), np.diag([2.0, 1.0, 0.0, 0.0]), rng.exponential(size=15)
+    d = np.einsum("m,mij->ij", np.sign(np.einsum("mij,ij->m", a, x) - noise), a) / 15
+    d = (d + d.T) / 2
+    psi = np.sum(d * x) / np.sqrt(5)
+    want = np.linalg.norm(d - psi * x / np.sqrt(5), 2) / psi
+    got = jax.jit(sign_rip_deviation)(*map(jnp.asarray, (a, x, noise)))
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
 def test_spectral_start_against_numpy(x64):
     A, y, x, _ = problem(4, 6, 2, 3000)
     u = sign_spectral_init(A, y, rank=4, scale=0.1)
@@ -70,6 +82,8 @@ def test_spectral_start_against_numpy(x64):
     np.testing.assert_allclose(
         u @ u.T, 0.01 * (vectors[:, -4:] * kept) @ vectors[:, -4:].T / np.linalg.norm(c), atol=1e-14
     )
+    # of each column the largest entry is positive
+    np.testing.assert_array_equal(np.max(u, axis=0), np.max(np.abs(u), axis=0))
     # 0.01 X / ‖X‖ but for the noise of 3,000 measurements
     np.testing.assert_allclose(u @ u.T, 0.01 * x, atol=0.01 * 0.1)
 
@@ -92,5 +106,11 @@ def test_clear_errors():
         l1_matrix_recovery_loss(jnp.ones((2, 1)), jnp.ones((3, 2, 2)), jnp.ones(2))
     with pytest.raises(ValueError, match="rank must be at most the dimension 2, got 3"):
         sign_spectral_init(jnp.ones((3, 2, 2)), jnp.ones(3), rank=3, scale=1.0)
-    with pytest.raises(ValueError, match="the factor has 3 rows, the measurement matrices 2"):
+    with pytest.raises(ValueError, match=r"subgm needs a factor \(2, rank\), got shape \(3, 1\)"):
         subgm(jnp.ones((3, 2, 2)), jnp.ones(3), jnp.ones((3, 1)), learning_rate=0.1, num_steps=1)
+    with pytest.raises(TypeError, match="the factor moves and must be floating, got int32|parameter 'start'"):
+        subgm(jnp.ones((3, 2, 2)), jnp.ones(3), jnp.ones((2, 1), jnp.int32), learning_rate=0.1, num_steps=1)
+    with pytest.raises((ValueError, TypeError), match=r"needs a matrix \(2, 2\), got shape \(3, 3\)"):
+        sign_rip_deviation(jnp.ones((3, 2, 2)), jnp.ones((3, 3)))
+    # measurements that say nothing: no start instead of NaN
+    assert sign_spectral_init(jnp.ones((3, 2, 2)), jnp.zeros(3), rank=1, scale=1.0).tolist() == [[0.0], [0.0]]

@@ -94,6 +94,9 @@ def test_perceptron_equals_scikit_learn_and_keeps_novikoffs_bound(x64):
     again, none = perceptron(X, y, w)
     assert int(none) == 0 and again.tolist() == w.tolist()
     assert int(perceptron(X, y, max_epochs=1)[1]) <= 30
+    # 1 and -1 are never both right: two updates in each epoch, back to 0
+    w, updates = perceptron(jnp.array([[1.0], [-1.0]]), jnp.array([1, 1]), max_epochs=3)
+    assert int(updates) == 6 and w.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,11 +112,21 @@ def test_margin_equals_scipy(x64, seed):
         method="SLSQP",
         options={"ftol": 1e-14},
     )
-    found = margin(jnp.asarray(X), jnp.asarray(y), tolerance=1e-8)
+    # momentum and restarts find it in less than 800 iterations
+    found = margin(jnp.asarray(X), jnp.asarray(y), tolerance=1e-8, max_iters=800)
     np.testing.assert_allclose(found.margin, 1 / np.linalg.norm(svm.x), rtol=1e-7)  # SLSQP's own accuracy
     np.testing.assert_allclose(found.direction, svm.x / np.linalg.norm(svm.x), atol=1e-6)
     np.testing.assert_allclose(found.margin, np.min(z @ np.asarray(found.direction)), rtol=1e-12)
     np.testing.assert_allclose(found.radius, np.linalg.norm(X, axis=1).max(), rtol=1e-14)
+
+
+def test_half_precision_is_computed_in_single():
+    X, y = jnp.array([[3.0, 4.0], [0.0, -5.0]], jnp.bfloat16), jnp.array([1, 1])
+    found = margin(X, y)
+    np.testing.assert_allclose(found.margin, np.sqrt(2.5), rtol=1e-4)  # the tolerance asked for
+    # each row is wrong once: 0, then ⟨(0, -5), (3, 4)⟩ < 0, then ⟨(3, 4), (3, -1)⟩ > 0
+    w, updates = perceptron(X, y)
+    assert w.dtype == jnp.float32 and w.tolist() == [3.0, -1.0] and int(updates) == 2
 
 
 def test_margin_without_separation_is_not_positive():
@@ -127,6 +140,12 @@ def test_clear_errors():
     # where types are checked, as here, they speak first
     with pytest.raises((ValueError, TypeError), match=r"needs rows \(n, d\) and labels \(n,\)|parameter 'y'"):
         normalized_logistic_gd_step(w, X, w, step_size=1.0)
+    with pytest.raises(ValueError, match=r"labels must be -1 or 1, got \[0, 1\]"):
+        perceptron(X, (y + 1) // 2)
+    with pytest.raises((ValueError, TypeError), match=r"each of the 3 columns, got shape \(2,\)|parameter 'X'"):
+        batch_perceptron_step(w[:2], X, y)
+    with pytest.raises(ValueError, match=r"mean_residual is one number, got an array of shape \(2,\)"):
+        scale_by_mean_residual().update(w, optax.EmptyState(), mean_residual=jnp.ones(2))
     with pytest.raises(ValueError, match=r"step_size must lie in \(0, inf\], got -1"):
         normalized_logistic_gd_step(w, X, y, step_size=-1)
     with pytest.raises(ValueError, match="max_epochs must be at least 1, got 0"):

@@ -54,9 +54,9 @@ def flattened(iterates):
 def test_equals_the_paper_in_numpy(x64, radius):
     projection = None if radius > 1e6 else lambda tree: optax.projections.projection_l2_ball(tree, radius)
     sea = optimistic_omd_sea(3.0, grad_bound=1.5, smoothness=0.5, projection=projection, scale=0.7)
-    # V is kept in float32: 6e-8 of a rate, over 40 steps of size 0.5
+    # forty steps of float64
     np.testing.assert_allclose(
-        flattened(run(sea)[0]), by_the_paper(lambda t, v: 2.1 / np.sqrt(22.5 + 9 + v), radius), atol=2e-6
+        flattened(run(sea)[0]), by_the_paper(lambda t, v: 2.1 / np.sqrt(22.5 + 9 + v), radius), atol=1e-12
     )
     strong = optimistic_omd(lambda k: 2 / (4.0 * (k + 1)), projection=projection)
     np.testing.assert_allclose(flattened(run(strong)[0]), by_the_paper(lambda t, v: 0.5 / t, radius), atol=1e-12)
@@ -104,6 +104,15 @@ def test_half_precision_and_clear_errors():
     tx = optimistic_omd(0.1)
     updates, state = tx.update(params, tx.init(params), params)
     assert updates.dtype == jnp.bfloat16 and state.anchor.dtype == jnp.float32
+    with pytest.raises(TypeError, match=r"optimistic_omd_sea moves floating parameters, and \['n'\] has dtype int32"):
+        optimistic_omd_sea(1.0, grad_bound=1.0, smoothness=0.0).init({"n": jnp.ones(2, jnp.int32)})
+    ball = lambda x: optax.projections.projection_l2_ball(x, 1.0)  # noqa: E731
+    # where types are checked, as here, they speak first
+    with pytest.raises(TypeError, match="got .*name it among static_args|parameter 'projection'"):
+        optax.inject_hyperparams(optimistic_omd)(learning_rate=0.1, projection=ball).init(jnp.ones(()))
+    tuned = optax.inject_hyperparams(optimistic_omd, static_args=("projection",))(learning_rate=0.1, projection=ball)
+    moved, _ = tuned.update(jnp.full(3, -9.0), tuned.init(jnp.zeros(3)), jnp.zeros(3))
+    np.testing.assert_allclose(moved, np.full(3, 1 / np.sqrt(3)), rtol=1e-6)  # on the sphere, in float32
     with pytest.raises(ValueError, match="hint must be one of last_gradient, zero, got 'next'"):
         optimistic_omd(0.1, hint="next")
     with pytest.raises(ValueError, match="optimistic_omd moves a point"):

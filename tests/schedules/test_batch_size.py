@@ -88,6 +88,36 @@ def test_the_size_found_gives_the_error_asked_for(x64):
     np.testing.assert_allclose(ratio, 1.0, rtol=0.1)
 
 
+@jax.jit
+def sizes(grads, eps=0.0):
+    return (
+        norm_test_batch_size(grads, eta=0.5),
+        inner_product_test_batch_size(grads, theta=0.5),
+        inner_product_test_batch_size(grads, theta=0.5, nu=0.15),
+        coordinatewise_norm_test(grads, eta=0.5, eps=eps),
+    )
+
+
+def test_the_size_of_gradients_is_of_no_matter():
+    """In float32, where already their fourth powers, or their squares, would vanish or overflow."""
+    grads = jnp.array([[1.0, 0.0], [1.0, 4.0]])
+    for scale in (1e-30, 1e-12, 1.0, 1e12, 1e30):
+        # 8 / (5/4); 32 / (25/4); 32/5 of the variance of 8 along the mean, so 1.6 across: 1.6 / (0.15² · 5); 8 / (4/4)
+        assert [float(x) for x in sizes(grads * scale)] == [7, 6, 15, 8]
+    for scale in (1e-12, 1.0, 1e12):
+        # ε is a squared gradient: 8 / (0.25 · (4 + 16))
+        assert sizes(grads * scale, (4 * scale) ** 2)[-1] == 2
+
+
+def test_no_number_in_no_number_out():
+    for bad in (jnp.nan, jnp.inf):
+        assert np.all(np.isnan(sizes(jnp.array([[1.0, bad], [2.0, 3.0]]))))
+    # equal rows need one example, a mean of zero any number
+    assert [float(x) for x in sizes(jnp.ones((2, 2)))] == [1, 1, 1, 1]
+    cancelling = sizes(jnp.array([[1.0, 2.0], [-1.0, -2.0]]))
+    assert cancelling[0] == cancelling[3] == jnp.inf
+
+
 def test_controller_grows_only_and_ignores_what_is_no_number():
     init, update = adaptive_batch_size(
         4, 100, functools.partial(norm_test_batch_size, eta=0.5), buckets=(4, 8, 16, 32, 64, 128)
@@ -125,6 +155,8 @@ def test_clear_errors():
         coordinatewise_norm_test({"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))}, eta=0.1)
     with pytest.raises(ValueError, match="theta must lie in"):
         inner_product_test_batch_size(jnp.ones((2, 3)), theta=0.0)
+    with pytest.raises(ValueError, match=r"valid must lie in \[2, 3\], got 4"):
+        norm_test_batch_size(jnp.ones((3, 2)), eta=0.1, valid=4)
     with pytest.raises(ValueError, match=r"ascending sizes of at least 1, got \(4, 2\)"):
         bucketed_batch_size(3, buckets=(4, 2))
     with pytest.raises(ValueError, match="initial must lie in"):

@@ -150,6 +150,11 @@ def test_schedule_from_array_works_in_a_traced_step():
     )
 
 
+def test_whole_numbers_are_rates_too():
+    stretched = schedule_from_array(np.array([1, 3]), total_steps=5)
+    np.testing.assert_allclose([stretched(k) for k in range(5)], [1, 1.5, 2, 2.5, 3])
+
+
 def test_clear_errors():
     with pytest.raises(ValueError, match="warmup_steps must be less than total_steps, got 5 of 5"):
         linear_decay_schedule(1.0, 5, warmup_steps=5)
@@ -157,13 +162,23 @@ def test_clear_errors():
         refine_schedule(jnp.ones(3), algo="lion")
     with pytest.raises(ValueError, match=r"positive and finite, got 0.0 at step 1"):
         refine_schedule(jnp.array([1.0, 0.0, 1.0]))
-    with pytest.raises(ValueError, match="at least 2 steps, got 1"):
+    with pytest.raises(ValueError, match=r"at least 2 steps, got shape \(1,\)"):
         refine_schedule(jnp.ones(1))
-    with pytest.raises(ValueError, match="the array is empty"):
+    with pytest.raises(ValueError, match=r"an array of rates \(T,\), got shape \(0,\)"):
         schedule_from_array(jnp.ones(0))
+    with pytest.raises(TypeError, match="smoothing decides the width of a filter|parameter 'smoothing'"):
+        jax.jit(lambda s: refine_schedule(jnp.ones(9), smoothing=s))(0.1)
+    with pytest.raises(TypeError, match="num_steps decides shapes|parameter 'num_steps'"):
+        record_grad_norm(2.5)
+    # where types are checked, as here, they speak first
+    with pytest.raises((ValueError, TypeError), match=r"a norm for each rate, got shapes|parameter 'grad_norms'"):
+        last_iterate_bound(np.ones(3), np.ones(2), 1.0)
     with pytest.raises(ValueError, match="norm must be 'l2' or 'l1', got 'max'"):
         record_grad_norm(3, "max")
     with pytest.raises(ValueError, match="holds 0 histories"):
         grad_norm_history(optax.sgd(0.1).init(jnp.ones(2)))
+    twice = optax.chain(record_grad_norm(2), record_grad_norm(2, "l1"))
+    with pytest.raises(ValueError, match="holds 2 histories"):
+        grad_norm_history(twice.init(jnp.ones(2)))
     with pytest.raises(ValueError, match="leave out the zero at the end"):
         last_iterate_bound(jnp.array([1.0, 0.0]), jnp.ones(2), 1.0)

@@ -80,5 +80,15 @@ def test_clear_errors():
         max_learning_rate(1, lam_full=1.0, noise_var=1.0, num_params=1, kind="adam")
     with pytest.raises(ValueError, match="noise_var must lie in"):
         batch_spike(1.0, noise_var=-1.0, num_params=1, batch_size=1)
+    with pytest.raises(ValueError, match="batch_size must be at most num_data, got 8 of 4"):
+        batch_spike(1.0, noise_var=1.0, num_params=1, batch_size=8, num_data=4)
+    with pytest.raises(ValueError, match="batch_size must be below num_data, got 4 of 4"):
+        hessian_noise_variance(
+            jax.random.key(0), lambda b, v: v, jnp.ones((2, 3)), jnp.ones(3), batch_size=4, num_data=4
+        )
+    with pytest.raises(ValueError, match="lam must lie in"):
+        batch_spike(-1.0, noise_var=1.0, num_params=1, batch_size=1)
+    with pytest.raises(ValueError, match="grad_std must lie in"):
+        max_learning_rate(1, lam_full=1.0, noise_var=1.0, num_params=1, kind="adaptive", grad_std=-1.0)
     with pytest.raises(ValueError, match="at least 2 batches, got 1"):
         hessian_noise_variance(jax.random.key(0), lambda b, v: v, jnp.ones((1, 3)), jnp.ones(3), batch_size=1)

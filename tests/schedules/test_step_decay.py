@@ -18,6 +18,8 @@ def test_stages_by_hand_and_as_optax():
     np.testing.assert_array_equal([schedule(k) for k in range(10)], [theirs(k) for k in range(10)])
     # log2 of 64 is 6 and not 7, of 65 it is 7
     assert [float(step_decay_schedule(1.0, n)(n - 1)) for n in (1, 64, 65)] == [1, 2.0**-5, 2.0**-6]
+    # the quotient of float32 logarithms of 17³ and 17 is above 3: three stages all the same
+    np.testing.assert_allclose(step_decay_schedule(1.0, 17**3, decay=17.0)(17**3), 1 / 17**2, rtol=1e-6)
     grid = jax.jit(jax.vmap(lambda n, c, k: step_decay_schedule(1.0, n, num_stages=4, decay=c)(k)))
     np.testing.assert_allclose(
         grid(jnp.array([8, 16]), jnp.array([2.0, 3.0]), jnp.array([7, 7])), [1 / 8, 1 / 3], rtol=1e-6
@@ -93,6 +95,8 @@ def test_clear_errors():
         step_decay_schedule(1.0, 10, decay=1.0)
     with pytest.raises(ValueError, match="num_stages must lie in"):
         step_decay_schedule(1.0, 10, num_stages=0)
+    with pytest.raises(ValueError, match="num_stages must be whole, got 2.5"):
+        step_decay_schedule(1.0, 10, num_stages=2.5)
     with pytest.raises(ValueError, match="condition must lie in"):
         heavy_ball_momentum(0.5)
     with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):

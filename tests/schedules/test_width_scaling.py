@@ -106,6 +106,10 @@ def test_singular_values_equal_those_of_numpy():
     found = top_singular_value(jnp.asarray(W), jax.random.key(0), iters=100)
     np.testing.assert_allclose(found, wanted[:, 0], rtol=1e-5)
     assert float(top_singular_value(jnp.zeros((2, 2)), jax.random.key(0))) == 0.0
+    for size in (1e-30, 1e30):  # squares of float32 vanish and overflow
+        np.testing.assert_allclose(
+            top_singular_value(jnp.asarray(W[0]) * size, jax.random.key(0), iters=100), wanted[0, 0] * size, rtol=1e-5
+        )
 
 
 def test_gain_by_definition():
@@ -133,6 +137,8 @@ def test_clear_errors():
         mup_wd_scaling(0.1, 0.1, width=64, base_width=0)
     with pytest.raises(ValueError, match="width_mult must lie in"):
         layerwise_adamw(0.1, 0.1, width_mult=-1.0)
+    with pytest.raises(ValueError, match="b1 must lie in"):
+        layerwise_adamw(0.1, 0.1, width_mult=1.0, b1=1.0)
     with pytest.raises(ValueError, match=r"top_singular_value needs a matrix, got shape \(3,\)"):
         top_singular_value(jnp.ones(3), jax.random.key(0))
     with pytest.raises(TypeError, match="top_singular_value needs a typed key"):

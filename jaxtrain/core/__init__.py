@@ -2,11 +2,13 @@
 
 from jaxtrain.core.checks import (
     check_finite_number,
+    check_indices,
     check_key,
     check_leading_axes,
     check_same_structure,
     compare_leaves,
     describe_leaves,
+    labels_in_range,
 )
 from jaxtrain.core.debug import checked, debug_check
 from jaxtrain.core.types import (
@@ -38,6 +40,7 @@ __all__ = [
     "PerExampleObjective",
     "Scalar",
     "check_finite_number",
+    "check_indices",
     "check_key",
     "check_leading_axes",
     "check_same_structure",
@@ -45,4 +48,5 @@ __all__ = [
     "compare_leaves",
     "debug_check",
     "describe_leaves",
+    "labels_in_range",
 ]

@@ -60,6 +60,14 @@ def mlp(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
     ]
 
 
+def patches(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
+    """Every pixel of ``(batch, height, width)`` with its surroundings, the edge repeated: ``(batch, height, width, size²)``."""
+    r, (_, h, w) = stride * (size // 2), x.shape
+    rows, columns = (np.arange(n)[:, None] + stride * np.arange(size) for n in (h, w))
+    padded = jnp.pad(x, ((0, 0), (r, r), (r, r)), mode="edge")
+    return padded[:, rows[:, None, :, None], columns[None, :, None, :]].reshape(*x.shape, size**2)
+
+
 def logits(params: Any, x: jax.Array) -> jax.Array:
     """The MLP with rectifiers."""
     for layer in params[:-1]:
@@ -75,6 +83,36 @@ def cross_entropy(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
 def accuracy(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     """Fraction of right answers."""
     return jnp.mean((logits(params, x).argmax(-1) == y).astype(jnp.float32))
+
+
+def descend(
+    loss: Callable[[Any, Any], jax.Array],
+    tx: optax.GradientTransformation,
+    params: Any,
+    given: Any = None,
+    length: int | None = None,
+) -> Any:
+    """The parameters after steps down ``loss(params, x)``, one for each x of ``given``, keys or batches, as in ``lax.scan``."""
+
+    def step(carry, x):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, x), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, tx.init(params)), given, length)[0][0]
+
+
+def order(key: jax.Array, number: jax.Array, examples: int, batch_size: int) -> jax.Array:
+    """The batches of an epoch as ``(steps, batch_size)`` indices, in an order of its own; what fills no batch is left out."""
+    shuffled = jax.random.permutation(jax.random.fold_in(key, number), examples)
+    steps = examples // batch_size
+    return shuffled[: steps * batch_size].reshape(steps, batch_size)
+
+
+def orders(key: jax.Array, epochs: int, examples: int, batch_size: int) -> jax.Array:
+    """Those of several epochs, one after the other: ``(epochs · steps, batch_size)``."""
+    each = jax.vmap(lambda number: order(key, number, examples, batch_size))(jnp.arange(epochs))
+    return each.reshape(-1, batch_size)
 
 
 def train(
@@ -95,12 +133,10 @@ def train(
 
     step = make_step(value_and_grad(objective), tx)
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
-    steps = len(x) // batch_size
-    start, orders, run = jax.random.split(key, 3)
+    start, batches, run = jax.random.split(key, 3)
 
     def epoch(state, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))
-        chosen = order[: steps * batch_size].reshape(steps, batch_size)
+        chosen = order(batches, number, len(x), batch_size)
         state, _ = jax.lax.scan(lambda s, i: (step(s, (x[i], y[i]))[0], None), state, chosen)
         return state, record(state)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _ends
 from experiments import supervised as s
 from jaxtrain import aggregation as ag
 
@@ -178,12 +179,12 @@ def grid(
 
     tried = run([(i * len(seeds) + t, r, j) for i, j in cells for r in rates for t in range(TUNING)])
     score = tried["validation_accuracy"].reshape(len(cells), len(rates), TUNING)
-    best = np.asarray(rates)[np.argmax(np.nan_to_num(score).mean(axis=2), axis=1)]
+    best = [rates[_ends.lowest(-cell, rates)] for cell in np.nan_to_num(score).mean(axis=2)]
     final = run(
         [(i * len(seeds) + TUNING + n, r, j) for (i, j), r in zip(cells, best, strict=True) for n in range(len(keys))]
     )
     shape = (len(splits), len(names), len(keys))
-    rate = np.broadcast_to(best.reshape(*shape[:2], 1), shape)
+    rate = np.broadcast_to(np.reshape(best, (*shape[:2], 1)), shape)
     return {k: v.reshape(shape) for k, v in final.items()} | {"learning_rate": rate}
 
 
@@ -196,5 +197,5 @@ def at_the_best_rate(
     over = (None,) * len(arguments)
     seeds = jax.vmap(run, in_axes=(0, None, *over))
     found = jax.vmap(seeds, in_axes=(None, 0, *over))(everything, rates, *arguments)
-    best = jnp.argmax(jnp.mean(jnp.nan_to_num(found["validation_accuracy"][:, :TUNING]), axis=1))
+    best = _ends.lowest(-jnp.mean(jnp.nan_to_num(found["validation_accuracy"][:, :TUNING]), axis=1), rates)
     return {k: v[best, TUNING:] for k, v in found.items()} | {"learning_rate": jnp.full(len(keys), rates[best])}

@@ -37,8 +37,7 @@ def _run(key, rate, *, aggregate, epochs):
         return jax.tree.map(lambda p, d: p - rate * d, params, g), cosine
 
     def epoch(params, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), TRAIN).reshape(-1, BATCH)
-        params, cosines = jax.lax.scan(step, params, order)
+        params, cosines = jax.lax.scan(step, params, s.order(orders, number, TRAIN, BATCH))
         return params, (s.cross_entropy(params, x, y), cosines.min())
 
     _, (losses, cosines) = jax.lax.scan(epoch, s.mlp(start, SIZES), jnp.arange(epochs))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import _ends
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import averaged_params, dca_predict, dca_train_loss, dcwa, swa
@@ -62,8 +63,7 @@ def _train(key, rate, option, *, family, epochs, data):
     step = make_step(value_and_grad(objective), tx)
 
     def epoch(state, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))
-        chosen = order[: steps * BATCH].reshape(steps, BATCH)
+        chosen = s.order(orders, number, len(x), BATCH)
         return jax.lax.scan(lambda st, i: (step(st, (x[i], y[i]))[0], None), state, chosen)
 
     return jax.lax.scan(epoch, create_state(params, tx, run), jnp.arange(epochs))[0]
@@ -118,7 +118,7 @@ def _arm(keys, smoke, *, family, option=0.0):
     tune, measure = _programs(family, 2 if smoke else 25)
     rates, option = jnp.asarray(RATES), jnp.asarray(option)
     scores = tune(rates, option)
-    rate = rates[jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))]
+    rate = rates[_ends.lowest(scores, RATES)]
     return measure(keys, rate, option) | {"learning_rate": jnp.full(len(keys), rate)}
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import _ends
 from experiments import supervised as s
 from experiments.averaging import _merging as m
 from experiments.harness import Claim, Comparison
@@ -99,7 +100,8 @@ def _all(keys, smoke):
         }
 
     scores = jax.jit(jax.vmap(errors))(for_tuning)
-    tuned = {n: jnp.asarray(_grid(n, smoke)[int(np.argmin(np.mean(scores[n], axis=0)))]) for n in methods}
+    grids = {n: _grid(n, smoke) for n in methods}
+    tuned = {n: jnp.asarray(grids[n][_ends.lowest(np.mean(scores[n], axis=0), grids[n])]) for n in methods}
     losses = [lambda p, k=k: SIZE * s.cross_entropy(p, x[k], y[k]) for k in range(TASKS)]
 
     def measure(trained):

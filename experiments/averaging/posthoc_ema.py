@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import _ends
 from experiments import supervised as s
 from experiments.averaging._runs import best, each
 from experiments.harness import Claim, Comparison
@@ -59,7 +60,7 @@ def _averages(keys, smoke):
     rate = best(lambda key, rate: tuned(key, rate)[0].min(), RATES, smoke=smoke)
     # the width that is to beat both ends is chosen on other seeds too
     curves = each(tuned, jax.random.split(jax.random.key(20_001), 1 if smoke else 3), rate)[0]
-    chosen = 1 + int(np.argmin(curves.mean(axis=0)[1:-1]))
+    chosen = 1 + _ends.lowest(curves.mean(axis=0)[1:-1], WIDTHS[1:-1])
     run = jax.jit(functools.partial(_runs, epochs=epochs, validation=False))
     tracked, made, distance = each(run, keys, rate)
     ends = np.minimum(made[:, 0], made[:, -1])

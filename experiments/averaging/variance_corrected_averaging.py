@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from experiments import _ends
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
 from jaxtrain.averaging import gossip_round
@@ -74,7 +75,7 @@ def _arm(keys, smoke, *, corrected, degree, common=False):
     tune, measure = _programs(3 if smoke else ROUNDS)
     arm, rates = (jnp.asarray(corrected), jnp.asarray(degree), jnp.asarray(common)), jnp.asarray(RATES)
     scores = tune(rates, arm)
-    rate = rates[jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))]
+    rate = rates[_ends.lowest(scores, RATES)]
     curves = measure(keys, rate, arm)
     return {
         "rounds_to_target": jax.vmap(lambda curve: s.first_below(-curve, -TARGET))(curves),

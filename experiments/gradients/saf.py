@@ -61,8 +61,7 @@ def _run(key, value, *, method, smoke):
     model_state = {"saf": {"memory": memory.init()}, "mesa": {"ema": params}}.get(method, {})
 
     def epoch(state, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))[: steps * BATCH]
-        batches = {"index": order.reshape(steps, BATCH), "epoch": jnp.full((steps, BATCH), number)}
+        batches = {"index": s.order(orders, number, len(x), BATCH), "epoch": jnp.full((steps, BATCH), number)}
         return jax.lax.scan(lambda state, batch: (step(state, batch)[0], None), state, batches)
 
     state, _ = jax.lax.scan(epoch, create_state(params, tx, run, model_state=model_state), jnp.arange(epochs))

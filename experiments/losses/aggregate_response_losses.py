@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from experiments import _ends
 from experiments.harness import Claim, Comparison
 from jaxtrain.losses import interpolated_bag_ridge, private_bag_means
 
@@ -21,25 +22,25 @@ def _problem(key):
     return w, x, x @ w + NOISE * jax.random.normal(noise, (EXAMPLES,)), last
 
 
-def _risks(key, rhos, *, size, ridges=RIDGES[:1], epsilon=None):
+def _risks(key, pairs, *, size, epsilon=None):
     """|b - w|² for each rho and ridge: inputs are white, so this is the excess risk on a fresh one."""
     w, x, y, last = _problem(key)
     ids = jnp.arange(EXAMPLES) // size
     m = EXAMPLES // size
     # without privacy the noise is that of an epsilon that leaves nothing of it
     means = private_bag_means(last, y, ids, num_bags=m, epsilon=epsilon or 1e9, clip=4.0)
-    pairs = jnp.asarray([(rho, ridge) for rho in rhos for ridge in ridges])
     fit = jax.vmap(lambda pair: interpolated_bag_ridge(x, means, ids, rho=pair[0], ridge=pair[1]))
-    return jnp.sum((fit(pairs) - w) ** 2, axis=-1)
+    return jnp.sum((fit(jnp.asarray(pairs)) - w) ** 2, axis=-1)
 
 
-def _tuned(keys, smoke, pairs=slice(None), **how):
+def _tuned(keys, smoke, some=slice(None), *, ridges=RIDGES[:1], **how):
     """Risks of all pairs for the keys; the pair with the lowest mean risk over 20 other seeds among some, and that mean."""
     other = jax.random.split(jax.random.key(20_000), 2 if smoke else 20)
     # in one program: it takes longer to compile than to run
-    risks = jax.jit(jax.vmap(lambda key: _risks(key, RHOS, **how)))(jnp.concatenate([keys, other]))
-    means = risks[len(keys) :].mean(axis=0)[pairs]
-    return risks[: len(keys)], int(jnp.argmin(means)) + (pairs.start or 0), means.min()
+    pairs = [(rho, ridge) for rho in RHOS for ridge in ridges]
+    risks = jax.jit(jax.vmap(lambda key: _risks(key, pairs, **how)))(jnp.concatenate([keys, other]))
+    means = risks[len(keys) :].mean(axis=0)[some]
+    return risks[: len(keys)], _ends.lowest(means, pairs[some]) + (some.start or 0), means.min()
 
 
 def _interpolated(keys, smoke, *, size):
@@ -60,7 +61,7 @@ def _private(keys, smoke, *, epsilon, ridges=RIDGES[:1]):
         found, best, mean = _tuned(keys, smoke, size=size, ridges=ridges, epsilon=epsilon)
         curve.append(found[:, best])
         means.append(float(mean))
-    curve, inner = jnp.stack(curve, axis=1), 1 + int(jnp.argmin(jnp.asarray(means[1:-1])))
+    curve, inner = jnp.stack(curve, axis=1), 1 + _ends.lowest(means[1:-1], SIZES[1:-1])
     return {
         "risk": curve[:, inner],
         "log_bags_of_one_over_best": jnp.log(curve[:, 0] / curve[:, inner]),

@@ -51,21 +51,15 @@ def _run(key, rate, *, arm, steps, validation):
     # gradients clipped at a norm of 1, as in the authors' code, for all arms
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps)))
 
-    def loss(params, i, widths):
+    def loss(params, key):
+        choose, draw = jax.random.split(key)
+        widths = sandwich_subnet_sampler(draw, {"width": jnp.array(WIDTHS)})["width"]
+        i = jax.random.randint(choose, (BATCH,), 0, len(x))
         largest = _logits(params, x[i], 1.0)
         small = jax.vmap(lambda width: _SMALL[arm](largest, _logits(params, x[i], width), y[i]))(widths[1:])
         return _labels(largest, y[i]) + small.sum()
 
-    def step(carry, key):
-        params, state = carry
-        choose, draw = jax.random.split(key)
-        widths = sandwich_subnet_sampler(draw, {"width": jnp.array(WIDTHS)})["width"]
-        i = jax.random.randint(choose, (BATCH,), 0, len(x))
-        updates, state = tx.update(jax.grad(loss)(params, i, widths), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    params = s.mlp(start, (64, HIDDEN, HIDDEN, 10))
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(batches, steps))
+    params = s.descend(loss, tx, s.mlp(start, (64, HIDDEN, HIDDEN, 10)), jax.random.split(batches, steps))
     found = [_logits(params, held_x, width) for width in WIDTHS]
     errors = jnp.stack([jnp.mean(f.argmax(-1) != held_y) for f in found])
     return {

@@ -31,28 +31,20 @@ def _cross_entropy(params, features, y):
     return optax.losses.softmax_cross_entropy_with_integer_labels(_logits(params, features), y).mean()
 
 
-def _minimize(loss, params, tx, key, steps):
-    def step(carry, key):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, key), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(key, steps))
-    return params
-
-
 def _run(key, value, *, arm, smoke, validation=False):
     part = s.digits(600, validation=validation)
     first = part.y < OLD
     old_x, old_y, x, y = part.x[first], part.y[first], part.x[~first], part.y[~first]
-    trunk, head, one, two = jax.random.split(key, 4)
+    trunk, head, _, two = jax.random.split(key, 4)
     params = {
         "trunk": s.mlp(trunk, (64, 32, WIDTH)),
         "w": jax.random.normal(head, (CLASSES, WIDTH)) / jnp.sqrt(WIDTH),
         "b": jnp.zeros(CLASSES),
     }
     steps = 20 if smoke else STEPS
-    start = _minimize(lambda p, _: _cross_entropy(p, _features(p, old_x), old_y), params, optax.adam(3e-3), one, steps)
+    start = s.descend(
+        lambda p, _: _cross_entropy(p, _features(p, old_x), old_y), optax.adam(3e-3), params, length=steps
+    )
     means, covs, _ = gaussian_class_stats(_features(start, old_x), old_y, num_classes=CLASSES)
     old, before = jnp.arange(CLASSES) < OLD, _features(start, x)
     # of the old classes' Gaussians, to sample from; the small ridge lets a unit that is always 0 pass
@@ -75,7 +67,7 @@ def _run(key, value, *, arm, smoke, validation=False):
         features = _features(p, x)
         return classifier(p, features, key) + KEEP * jnp.mean(jnp.sum((features - before) ** 2, axis=-1))
 
-    end = _minimize(loss, start, optax.adamw(value[0], weight_decay=decay), two, steps)
+    end = s.descend(loss, optax.adamw(value[0], weight_decay=decay), start, jax.random.split(two, steps))
     wrong = (_logits(end, _features(end, part.held_x)).argmax(-1) != part.held_y).astype(jnp.float32)
     held_old = (part.held_y < OLD).astype(jnp.float32)
     return {

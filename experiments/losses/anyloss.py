@@ -39,16 +39,13 @@ def _run(key, rate, *, arm, net, steps):
     x, y = _problem(data)
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def step(carry, key):
-        params, state = carry
+    def loss(params, key):
         i = jax.random.randint(key, (BATCH,), 0, TRAIN)
-        grads = jax.grad(lambda p: _loss(s.logits(p, x[i])[:, 0], y[i], arm))(params)
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return _loss(s.logits(params, x[i])[:, 0], y[i], arm)
 
     params = s.mlp(start, NETS[net])
     params[-1]["w"] = 0.1 * params[-1]["w"]  # probabilities start near 1/2, for all arms
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(batches, steps))
+    params = s.descend(loss, tx, params, jax.random.split(batches, steps))
     found, true = s.logits(params, x[TRAIN:])[:, 0] > 0, y[TRAIN:] == 1
     tp, fp, fn = (jnp.sum(a).astype(jnp.float32) for a in (found & true, found & ~true, ~found & true))
     tn = TEST - tp - fp - fn

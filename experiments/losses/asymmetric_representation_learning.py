@@ -57,14 +57,11 @@ def _run(key, rate, arm, *, validation=False, epochs=EPOCHS):
     start, noise, held_noise, orders = jax.random.split(key, 4)
     views, y = _halves(noise, data.x), jnp.asarray(data.y)
     held, held_y = _halves(held_noise, data.held_x), jnp.asarray(data.held_y)
-    steps = len(y) // BATCH
     tx = optax.sgd(rate, momentum=0.9)
     params = _init(start)
     gamma = 0.0 if arm in ("joint", "balanced") else 1.0
 
     def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(y))
-
         def step(carry, i):
             params, opt = carry
             scale = jnp.where(number >= WARM, _scale(arm, params, views[:, i], y[i]), 0.0)
@@ -76,7 +73,7 @@ def _run(key, rate, arm, *, validation=False, epochs=EPOCHS):
             updates, opt = tx.update(jax.grad(objective)(params), opt, params)
             return (optax.apply_updates(params, updates), opt), None
 
-        return jax.lax.scan(step, carry, order[: steps * BATCH].reshape(steps, BATCH))
+        return jax.lax.scan(step, carry, s.order(orders, number, len(y), BATCH))
 
     (params, _), _ = jax.lax.scan(epoch, (params, tx.init(params)), jnp.arange(epochs))
     fused, alone = _forward(params, held, jnp.zeros(2))

@@ -76,16 +76,12 @@ def _fit(key, values, *, loss, epochs):
     steps = epochs * (TRAIN // BATCH)
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def step(carry, key):
-        params, opt = carry
+    def on_batch(params, key):
         draw, noise = jax.random.split(key)
         i = jax.random.choice(draw, TRAIN, (BATCH,), replace=False)
-        grads = jax.grad(loss)(params, x[i], seen[i], noise, strength)
-        updates, opt = tx.update(grads, opt, params)
-        return (optax.apply_updates(params, updates), opt), None
+        return loss(params, x[i], seen[i], noise, strength)
 
-    params = _init(start)
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(run, steps))
+    params = s.descend(on_batch, tx, _init(start), jax.random.split(run, steps))
     fresh, wanted = x[TRAIN:], y[TRAIN:]
     slope = jax.grad(lambda x: jnp.sum((_predict(params, x) - wanted) ** 2))(fresh)
     error = lambda x: jnp.sqrt(jnp.mean((_predict(params, x) - wanted) ** 2))  # noqa: E731

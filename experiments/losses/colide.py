@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _ends
 from experiments.harness import Claim, Comparison
 from jaxtrain.losses import colide_fit
 
@@ -52,7 +53,7 @@ def _arm(keys, smoke, *, name):
     others = jax.random.split(jax.random.key(20_000), 2 if smoke else 5)
     many = jax.jit(jax.vmap(distance, in_axes=(0, None, None)))
     lambdas = LAMBDAS[:2] if smoke else LAMBDAS
-    lam = lambdas[int(np.argmin([many(others, lam, 1.0).mean() for lam in lambdas]))]
+    lam = lambdas[_ends.lowest([many(others, lam, 1.0).mean() for lam in lambdas], lambdas)]
     best, scaled = many(keys, lam, 1.0), many(keys, lam, SCALE)
     return {
         "distance": best,

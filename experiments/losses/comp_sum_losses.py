@@ -29,15 +29,8 @@ def _fit(key, rate, tau, steps):
     x, p, y = _problem(key)
     train_x, train_y, test_x, test_p = x[:TRAIN], y[:TRAIN], x[TRAIN:], p[TRAIN:]
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-    def step(carry, _):
-        w, state = carry
-        grads = jax.grad(lambda w: comp_sum_loss(train_x @ w, train_y, tau=tau).mean())(w)
-        updates, state = tx.update(grads, state, w)
-        return (optax.apply_updates(w, updates), state), None
-
-    w = jnp.zeros((FEATURES, CLASSES))
-    (w, _), _ = jax.lax.scan(step, (w, tx.init(w)), None, length=steps)
+    loss = lambda w, _: comp_sum_loss(train_x @ w, train_y, tau=tau).mean()  # noqa: E731
+    w = s.descend(loss, tx, jnp.zeros((FEATURES, CLASSES)), length=steps)
     scores = test_x @ w
     right = jnp.take_along_axis(test_p, scores.argmax(-1)[:, None], axis=1)[:, 0]
     every = jnp.arange(CLASSES)

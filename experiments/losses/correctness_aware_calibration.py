@@ -71,20 +71,13 @@ def _run(key, values, *, validation, epochs, steps):
     classifier = s.train(learn, optax.adam(3e-3), part, init=init, epochs=epochs, batch_size=50)[0].params
     logits, seen = _seen(noise[1], classifier, x[cut:])
 
-    def loss(params):
+    def loss(params, _):
         t = augmentation_calibrator_apply(params, seen)
         ce = _cross_entropy(logits, y[cut:], t)
         return jnp.mean(weights[0] * ce + weights[1] * correctness_aware_loss(logits, y[cut:], t))
 
-    tx = optax.adam(rate)
-
-    def step(carry, _):
-        params, opt = carry
-        updates, opt = tx.update(jax.grad(loss)(params), opt, params)
-        return (optax.apply_updates(params, updates), opt), None
-
     params = s.mlp(start, (len(COPIES) * TOP, 16, 1))
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+    params = s.descend(loss, optax.adam(rate), params, length=steps)
     one = fit_temperature(logits, y[cut:], objective="nll")
     found = {"network": {}, "one": {}, "none": {}}
     for prefix, kinds in (("same", {"noise": NOISE}), ("turned", {"rotate": TURN, "noise": NOISE})):

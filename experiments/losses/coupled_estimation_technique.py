@@ -57,7 +57,7 @@ def _fit(key, rate, *, hard, first, steps):
     params = {"rel": s.mlp(ranker, (FEATURES, 16, 1)), "sel": s.mlp(selector, (2, 16, 1))}
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def objective(params):
+    def objective(params, _):
         g = s.logits(params["rel"], x)[..., 0]
         if first is None:
             return jnp.mean(inverse_propensity_softmax_loss(g, labels, where=there))
@@ -65,12 +65,7 @@ def _fit(key, rate, *, hard, first, steps):
         relevance, selection = coupled_ranking_losses(g, h, labels, ref_index=reference, where=there)
         return jnp.mean(relevance) + jnp.mean(selection)
 
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.grad(objective)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+    params = s.descend(objective, tx, params, length=steps)
     x, relevance, *_ = _queries(test, weights, hard=hard)
     return {"ndcg_at_10": _ndcg(s.logits(params["rel"], x)[..., 0], relevance)}
 

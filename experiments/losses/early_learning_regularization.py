@@ -40,8 +40,7 @@ def _run(key, value, *, arm, smoke, validation=False):
         return (optax.apply_updates(params, updates), opt, state), None
 
     def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), n)
-        carry, _ = jax.lax.scan(step, carry, order[: n // BATCH * BATCH].reshape(-1, BATCH))
+        carry, _ = jax.lax.scan(step, carry, s.order(orders, number, n, BATCH))
         return carry, 1 - s.accuracy(carry[0], part.held_x, part.held_y)
 
     params = s.mlp(start, SIZES)

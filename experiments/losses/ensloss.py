@@ -42,21 +42,16 @@ def _run(key, rate, *, arm, problem, steps):
     clip = optax.clip_by_global_norm(10.0) if arm == "exponential" else optax.identity()
     tx = optax.chain(clip, optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=0.9))
 
-    def loss(params, i, draw):
+    def loss(params, key):
+        choose, draw = jax.random.split(key)
+        i = jax.random.choice(choose, TRAIN, (BATCH,), replace=False)
         f = s.logits(params, x[train[i]])[:, 0]
         if arm == "ensloss":
             return ensloss(draw, f, given[i]).mean()
         return _FIXED[arm]((2 * given[i] - 1) * f).mean()
 
-    def step(carry, key):
-        params, state = carry
-        choose, draw = jax.random.split(key)
-        i = jax.random.choice(choose, TRAIN, (BATCH,), replace=False)
-        updates, state = tx.update(jax.grad(loss)(params, i, draw), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
     params = s.mlp(start, (x.shape[1], 64, 64, 1))
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(batches, steps))
+    params = s.descend(loss, tx, params, jax.random.split(batches, steps))
     wrong = lambda x, y: jnp.mean((s.logits(params, x)[:, 0] > 0) != (y == 1))  # noqa: E731
     error, train_error = wrong(x[test], y[test]), wrong(x[train], given)
     return {"error": error, "gap": error - train_error}

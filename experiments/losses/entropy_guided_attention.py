@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import supervised as s
 from experiments.harness import Claim, Comparison
 from experiments.losses._tuned import at_its_best
 from experiments.optimizers._arms import around
@@ -74,19 +75,13 @@ def _fit(key, rate, standard, coefficient, steps):
     params = _init(start)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps)))
 
-    def step(carry, key):
-        params, state = carry
+    def loss(params, key):
         tokens = _windows(key, _text()[0], BATCH)
+        logits, maps = _forward(params, tokens[:, :-1], standard)
+        penalty = entropy_regularization(maps, params["theta"], coeff=coefficient, reduction="mean").mean()
+        return _cross_entropy(logits, tokens) + penalty
 
-        def loss(params):
-            logits, maps = _forward(params, tokens[:, :-1], standard)
-            penalty = entropy_regularization(maps, params["theta"], coeff=coefficient, reduction="mean").mean()
-            return _cross_entropy(logits, tokens) + penalty
-
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(batches, steps))
+    params = s.descend(loss, tx, params, jax.random.split(batches, steps))
     tokens = _windows(held, _text()[1], TESTS)
     logits, maps = _forward(params, tokens[:, :-1], standard)
     # of every row its own greatest entropy: a causal row sees no more keys than its number

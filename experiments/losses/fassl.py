@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import _ends
 from experiments import data as d
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
@@ -108,8 +109,7 @@ def _run(key, recipe, half):
         return (params, state, jnp.where(late, freq, moved), count + 1), None
 
     def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))
-        return jax.lax.scan(step, carry, order[: steps * BATCH].reshape(-1, BATCH))[0], None
+        return jax.lax.scan(step, carry, s.order(orders, number, len(x), BATCH))[0], None
 
     params = s.mlp(start, (64, WIDTH, DIM)), jax.random.normal(corners, (PROTOTYPES, DIM))
     carry = (params, tx.init(params), jnp.full(PROTOTYPES, 1 / PROTOTYPES), 0)
@@ -136,7 +136,8 @@ def _best(arm, smoke):
         if equal:  # Sinkhorn needs no entropy, but may have some
             grid = [r._replace(entropy=0.0 if r.entropy == ENTROPIES[0] else r.entropy / 10) for r in grid]
     grid = grid[:2] if smoke else grid
-    return max(grid, key=lambda recipe: float(_run(others, recipe, 1 if smoke else HALF)["validation"].mean()))
+    scores = [_run(others, recipe, 1 if smoke else HALF)["validation"].mean() for recipe in grid]
+    return grid[_ends.lowest([-score for score in scores], grid)]
 
 
 def _arm(keys, smoke, *, arm):

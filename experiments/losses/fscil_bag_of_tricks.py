@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import _ends
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
 from jaxtrain.losses import (
@@ -47,30 +48,19 @@ def _base_session(key, x, y, recipe, epochs):
     own = jax.nn.one_hot(names, TURNED)
     etf = simplex_etf_prototypes(places, PLACES, DIM)
     etf = etf[assign_prototypes(own.T @ z / own.sum(0)[:, None], etf)]
-    tx = optax.adam(recipe.rate)
 
-    def step(carry, index):
-        params, state = carry
-
-        def loss(params):
-            images, labels = pseudo_class_expand(x[index], y[index], TURNS, num_classes=BASE)
-            there = (labels < BASE) | (recipe.tricks > 0)
-            z = s.logits(params[0], images)
-            logits = cosine_ncm_logits(z, jnp.where(recipe.tricks > 0, etf, params[1]), scale=SCALE)
-            logits = jnp.where((jnp.arange(TURNED) < BASE) | (recipe.tricks > 0), logits, -1e9)
-            entropies = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-            each = entropies + recipe.tricks * supcon_loss(z, labels, where=there)
-            return jnp.sum(there * each) / there.sum()
-
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))
-        return jax.lax.scan(step, carry, order[: len(x) // BATCH * BATCH].reshape(-1, BATCH))[0], None
+    def loss(params, index):
+        images, labels = pseudo_class_expand(x[index], y[index], TURNS, num_classes=BASE)
+        there = (labels < BASE) | (recipe.tricks > 0)
+        z = s.logits(params[0], images)
+        logits = cosine_ncm_logits(z, jnp.where(recipe.tricks > 0, etf, params[1]), scale=SCALE)
+        logits = jnp.where((jnp.arange(TURNED) < BASE) | (recipe.tricks > 0), logits, -1e9)
+        entropies = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        each = entropies + recipe.tricks * supcon_loss(z, labels, where=there)
+        return jnp.sum(there * each) / there.sum()
 
     params = encoder, jax.random.normal(corner, (TURNED, DIM))
-    return jax.lax.scan(epoch, (params, tx.init(params)), jnp.arange(epochs))[0][0][0]
+    return s.descend(loss, optax.adam(recipe.rate), params, s.orders(orders, epochs, len(x), BATCH))[0]
 
 
 def _means(encoder, x, y):
@@ -150,7 +140,7 @@ def _best(tricks, fraction, smoke):
     else:
         grid, by = [_Recipe(rate, tricks) for rate in RATES], "validation"
     grid = grid[:2] if smoke else grid
-    return max(grid, key=lambda recipe: float(_run(others, recipe, 1 if smoke else EPOCHS)[by].mean()))
+    return grid[_ends.lowest([-_run(others, recipe, 1 if smoke else EPOCHS)[by].mean() for recipe in grid], grid)]
 
 
 def _arm(keys, smoke, *, tricks, fraction=0.0, chosen_for=None):

@@ -62,19 +62,13 @@ def _fit(key, rate, loss, noise, steps):
         # semi-gradient: the target is a constant
         return v[state] - (reward + GAMMA * jax.lax.stop_gradient(v)[after])
 
-    def objective(params):
+    def objective(params, _):
         return loss(errors(params["v"], state, after, reward), params["head"][state]).mean()
 
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-    def step(carry, _):
-        params, opt = carry
-        updates, opt = tx.update(jax.grad(objective)(params), opt, params)
-        return (optax.apply_updates(params, updates), opt), None
-
     # the head starts at shape (or variance) 1
     params = {"v": jnp.zeros(STATES), "head": jnp.full(STATES, 0.5413)}
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+    params = s.descend(objective, tx, params, length=steps)
     state, after, reward = _draw(fresh, noise, FRESH)
     error, head = errors(params["v"], state, after, reward), params["head"][state]
     nll = ggd_nll(error, jnp.clip(jax.nn.softplus(head), 0.1, 5.0)) if loss is _learned_shape else _normal(error, head)

@@ -55,19 +55,13 @@ def _fit(key, rate, steps, num_groups, coefficient):
     }
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def step(carry, key):
-        params, state = carry
+    def loss(params, key):
         x, y = _sample(key, domains, PER_GROUP)
+        logits, probs, mask = _model(params, x)
+        balance = load_balance_loss(probs, mask, num_groups=num_groups).mean()
+        return _cross_entropy(logits, y) + coefficient * balance
 
-        def loss(params):
-            logits, probs, mask = _model(params, x)
-            balance = load_balance_loss(probs, mask, num_groups=num_groups).mean()
-            return _cross_entropy(logits, y) + coefficient * balance
-
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(batches, steps))
+    params = s.descend(loss, tx, params, jax.random.split(batches, steps))
     x, y = _sample(test, domains, TEST)
     logits, _, mask = _model(params, x)
     by_domain = jax.vmap(expert_frequency)(mask.reshape(DOMAINS, TEST, EXPERTS))

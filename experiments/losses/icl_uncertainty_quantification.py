@@ -67,15 +67,11 @@ def _trained(key, rate, steps):
     params[-1]["w"] *= 0.1
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warm_cosine(rate, steps)))
 
-    def step(carry, key):
-        params, state = carry
+    def loss(params, key):
         x, y = _tasks(key, BATCH)
-        grads = jax.grad(lambda p: gaussian_nll_loss(*_network(p, x, y), y).mean())(params)
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return gaussian_nll_loss(*_network(params, x, y), y).mean()
 
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(run, steps))
-    return params
+    return s.descend(loss, tx, params, jax.random.split(run, steps))
 
 
 def _measured(key, predict):

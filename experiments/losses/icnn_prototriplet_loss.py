@@ -73,17 +73,11 @@ def _run(key, values, *, validation, steps):
     known, asked = (seen[:4], seen[2:6]) if validation else (seen, unseen)
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def loss(params, episode):
-        return sum(w * term for w, term in zip(weights, _terms(params, episode), strict=True)) / sum(weights)
+    def loss(params, key):
+        terms = _terms(params, _episode(key, images[known]))
+        return sum(w * term for w, term in zip(weights, terms, strict=True)) / sum(weights)
 
-    def step(carry, key):
-        params, opt = carry
-        grads = jax.grad(loss)(params, _episode(key, images[known]))
-        updates, opt = tx.update(grads, opt, params)
-        return (optax.apply_updates(params, updates), opt), None
-
-    params = s.mlp(start, SIZES)
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(learn, steps))
+    params = s.descend(loss, tx, s.mlp(start, SIZES), jax.random.split(learn, steps))
 
     def tested(key):
         _, _, queries, y, ends = _points(params, _episode(key, images[asked]))

@@ -53,19 +53,11 @@ def _bursts(key, number):
     return _unit(loud * jax.random.normal(noise, (number, LENGTH)))
 
 
-def _patches(x):
-    """Every bin with its surroundings as ``(batch, time, frequency, PATCH²)``."""
-    r, (_, h, w) = PATCH // 2, x.shape
-    rows, columns = (np.arange(n)[:, None] + np.arange(PATCH) for n in (h, w))
-    padded = jnp.pad(x, ((0, 0), (r, r), (r, r)), mode="edge")
-    return padded[:, rows[:, None, :, None], columns[None, :, None, :]].reshape(*x.shape, PATCH**2)
-
-
 def _songs(key, number):
     voice, music = (f(k, number) for f, k in zip((_voices, _bursts), jax.random.split(key), strict=True))
     spectra = _spectrum(jnp.stack([voice, music, voice + music]))
     magnitude = jnp.abs(spectra)
-    inputs = _patches(jnp.log(magnitude[2] + 0.1))
+    inputs = s.patches(jnp.log(magnitude[2] + 0.1), PATCH)
     mask = ideal_binary_mask(magnitude[0], magnitude[1])
     return jax.lax.optimization_barrier((inputs, mask, magnitude[0], voice, voice + music, spectra[2]))
 
@@ -81,17 +73,12 @@ def _fit(key, rate, *, masked, steps):
     params = s.mlp(start, (PATCH**2, 16, 1))
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def loss(params):
+    def loss(params, _):
         z = s.logits(params, x)[..., 0]
         per_bin = mask_bce_loss(z, mask) if masked else (jax.nn.softplus(z) - loudness) ** 2
         return jnp.mean(per_bin)
 
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+    params = s.descend(loss, tx, params, length=steps)
     x, mask, _, voice, mixture, spectrum = _songs(test, TEST)
     z = s.logits(params, x)[..., 0]
     found = apply_binary_mask(spectrum, jax.nn.sigmoid(z)) if masked else _regressed(z, spectrum)

@@ -42,8 +42,7 @@ def _run(key, value, *, arm, epochs, validation):
         return (optax.apply_updates(params, updates), state, lams.at[i].set(new)), None
 
     def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))
-        return jax.lax.scan(step, carry, order[: steps * BATCH].reshape(steps, BATCH))
+        return jax.lax.scan(step, carry, s.order(orders, number, len(x), BATCH))
 
     params = s.mlp(start, (64, 64, 10))
     carry = (params, tx.init(params), jnp.full(len(x), lam0))

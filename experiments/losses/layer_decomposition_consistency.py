@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments import supervised as s
@@ -43,14 +42,8 @@ def _scenes(key, number):
 
 def _seen(image, square):
     """A pixel's colour, and brightness and square near and far around it."""
-    found = [image]
-    for x in (image.mean(-1), square[..., 0]):
-        for stride in STRIDES:
-            r = stride * (PATCH // 2)
-            at = np.arange(SIDE)[:, None] + stride * np.arange(PATCH)
-            padded = jnp.pad(x, ((0, 0), (r, r), (r, r)), mode="edge")
-            found.append(padded[:, at[:, None, :, None], at[None, :, None, :]].reshape(*x.shape, -1))
-    return jnp.concatenate(found, -1) - 0.5
+    around = [s.patches(x, PATCH, stride) for x in (image.mean(-1), square[..., 0]) for stride in STRIDES]
+    return jnp.concatenate([image, *around], -1) - 0.5
 
 
 def _layers(params, x):
@@ -70,20 +63,14 @@ def _fit(key, rate, *, lam, known, steps):
     params = s.mlp(start, (x.shape[-1], HIDDEN, 7))
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def loss(params, i):
+    def loss(params, key):
+        i = jax.random.choice(key, TRAIN, (BATCH,), replace=False)
         f, b = _layers(params, x[i])
         # what is invisible has no true colour
         total = _unlike(b, bg[i]) + weight[i] * _unlike(premultiply(f), premultiply(fg[i]))
         return jnp.mean(total + lam * layer_consistency_loss(f, b, image[i]))
 
-    def step(carry, key):
-        params, state = carry
-        updates, state = tx.update(
-            jax.grad(loss)(params, jax.random.choice(key, TRAIN, (BATCH,), replace=False)), state, params
-        )
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(batches, steps))
+    params = s.descend(loss, tx, params, jax.random.split(batches, steps))
     image, square, fg, bg = _scenes(test, TEST)
     f, b = _layers(params, _seen(image, square))
     beside = 1 - square[..., 0]

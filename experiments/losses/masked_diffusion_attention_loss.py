@@ -89,19 +89,13 @@ def _fit(key, rate, *, union, lambda_attn, steps):
     all_masks = jnp.broadcast_to(masks, (BATCH, *masks.shape))
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def step(carry, key):
-        params, opt = carry
+    def loss(params, key):
         prompt, noise = jax.random.split(key)
         named, (noisy, sigma, target) = _named(prompt, union), _noised(noise, image, BATCH)
+        pred, attention = _denoise(params, places, noisy, sigma, named)
+        return break_a_scene_loss(pred, target, attention, all_masks, lambda_attn=lambda_attn, where=named).mean()
 
-        def loss(params):
-            pred, attention = _denoise(params, places, noisy, sigma, named)
-            return break_a_scene_loss(pred, target, attention, all_masks, lambda_attn=lambda_attn, where=named).mean()
-
-        updates, opt = tx.update(jax.grad(loss)(params), opt, params)
-        return (optax.apply_updates(params, updates), opt), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(run, steps))
+    params = s.descend(loss, tx, params, jax.random.split(run, steps))
     noisy, sigma, target = _noised(held, image, TESTS)
 
     def tested(named):

@@ -49,14 +49,8 @@ def _sphere(key, rate, *, steps):
         return free | {"radius": jnp.exp(p["radius"])}
 
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-    def step(carry, _):
-        params, state = carry
-        grads = jax.grad(lambda p: jnp.mean(jnp.abs(picture(meant(p)) - seen)))(params)
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+    loss = lambda p, _: jnp.mean(jnp.abs(picture(meant(p)) - seen))  # noqa: E731
+    params = s.descend(loss, tx, params, length=steps)
     off = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b) / b), meant(params), true)
     return off | {"worst": jnp.max(jnp.stack(list(off.values())))}
 
@@ -122,13 +116,7 @@ def _scene(key, rate, *, weights, steps):
         return total
 
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-    def step(carry, key):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, key), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(steps_key, steps))
+    params = s.descend(loss, tx, params, jax.random.split(steps_key, steps))
     # the outermost change of sign along 64 directions
     r = np.linspace(1.0, 0.0, 201)
     f = jax.vmap(jax.vmap(functools.partial(distance, params)))(r[:, None, None] * circle)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import _ends
 from experiments import data as d
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
@@ -77,24 +78,15 @@ def _run(key, rate, decay, lams, weight, epochs):
     start, orders, noise = jax.random.split(key, 3)
     tx = optax.adamw(rate, weight_decay=decay)
 
-    def step(carry, index):
-        params, state, count = carry
+    def loss(params, now):
+        count, index = now
         weak, strong = _views(jax.random.fold_in(noise, count), x[index])
         ramp = jnp.minimum(count // (len(x) // BATCH) / RAMP, 1.0)
+        z = _logits(params, weak), _logits(params, strong)
+        return mdcs_loss(*z, y[index], counts, lams=lams, distill_weight=weight, ramp=ramp).mean()
 
-        def loss(params):
-            z = _logits(params, weak), _logits(params, strong)
-            return mdcs_loss(*z, y[index], counts, lams=lams, distill_weight=weight, ramp=ramp).mean()
-
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state, count + 1), None
-
-    def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))
-        return jax.lax.scan(step, carry, order[: len(x) // BATCH * BATCH].reshape(-1, BATCH))[0], None
-
-    params = _init(start, len(lams))
-    params = jax.lax.scan(epoch, (params, tx.init(params), 0), jnp.arange(epochs))[0][0]
+    batches = s.orders(orders, epochs, len(x), BATCH)
+    params = s.descend(loss, tx, _init(start, len(lams)), (jnp.arange(len(batches)), batches))
     held, test = s.digits(1000, validation=True), s.digits(1000, validation=False)
     recalls, softmax = _recalls(params, test.held_x, test.held_y)
     return {
@@ -113,7 +105,7 @@ def _arm(keys, smoke, *, arm):
 
     grid = [(rate, decay) for rate in RATES for decay in DECAYS][: 2 if smoke else None]
     others = jax.random.split(jax.random.key(20_000), len(keys))
-    rate, decay = max(grid, key=lambda value: float(run(others, *value)[0]["validation"].mean()))
+    rate, decay = grid[_ends.lowest([-run(others, *value)[0]["validation"].mean() for value in grid], grid)]
     found, softmax = run(keys, rate, decay)
     p = np.asarray(softmax)
     # a model's distance from the mean of the others with other starts, orders and noise

@@ -47,20 +47,15 @@ def _fit(key, rate, *, uncertain, steps):
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
     params = [s.mlp(k, (FEATURES, 64, OUTPUT)) for k in jax.random.split(start)]
 
-    def objective(params, chosen, key, progress):
+    def objective(params, i):
+        pick, noise = jax.random.split(jax.random.fold_in(run, i))
+        chosen = jax.random.choice(pick, len(queries), (BATCH,), replace=False)
         q, f = _embed(params[0], queries[chosen]), _embed(params[1], items[chosen])
         if not uncertain:
             return jnp.mean(batch_classification_loss(q, f))
-        return jnp.mean(uncertainty_regularized_retrieval_loss(q, f, feature_jitter(key, f), progress=progress))
+        return jnp.mean(uncertainty_regularized_retrieval_loss(q, f, feature_jitter(noise, f), progress=i / steps))
 
-    def step(carry, i):
-        params, state = carry
-        pick, noise = jax.random.split(jax.random.fold_in(run, i))
-        chosen = jax.random.choice(pick, len(queries), (BATCH,), replace=False)
-        updates, state = tx.update(jax.grad(objective)(params, chosen, noise, i / steps), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))
+    params = s.descend(objective, tx, params, jnp.arange(steps))
     q, f = _pairs(test, views, centres, TEST)
     scores = _embed(params[0], q) @ _embed(params[1], f).T
     return {f"recall_at_{k}": recall_at_k(scores, jnp.arange(TEST), k=k) for k in (1, 10, 50)}

@@ -66,15 +66,11 @@ def _fit(key, rate, *, by, validation, steps):
     params["memory"] = s.mlp(inits[-1], (train[0].shape[1], 64, BITS))
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def step(carry, i):
-        params, state = carry
+    def loss(params, i):
         chosen = jax.random.randint(jax.random.fold_in(key, i), (BATCH,), 0, len(y))
-        batch = [v[chosen] for v in train]
-        grads = jax.grad(functools.partial(_objective, single=by == "single"))(params, batch, y[chosen])
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return _objective(params, [v[chosen] for v in train], y[chosen], single=by == "single")
 
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))
+    params = s.descend(loss, tx, params, jnp.arange(steps))
 
     def code(views):
         if by == "memory":

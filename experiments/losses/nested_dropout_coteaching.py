@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import _ends
 from experiments import data as d
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
@@ -57,8 +58,10 @@ def _problem(key):
     return jnp.asarray(part.x), labels, wrong
 
 
-def _order(key, number, n):
-    return jax.random.permutation(jax.random.fold_in(key, number), n)[: n // BATCH * BATCH].reshape(-1, BATCH)
+def _numbered(key, epochs, n):
+    """The number of every step, and its batch."""
+    batches = s.orders(key, epochs, n, BATCH)
+    return jnp.arange(len(batches)), batches
 
 
 def _first_stage(key, x, labels, recipe, epochs):
@@ -66,21 +69,12 @@ def _first_stage(key, x, labels, recipe, epochs):
     start, orders, masks = jax.random.split(key, 3)
     tx = optax.adamw(recipe.rate, weight_decay=recipe.decay)
 
-    def step(carry, index):
-        params, state, count = carry
+    def loss(params, now):
+        count, index = now
         mask = jax.random.fold_in(masks, count)
+        return _entropies(params, _thinned(mask, _features(params, x[index]), recipe), labels[index]).mean()
 
-        def loss(params):
-            return _entropies(params, _thinned(mask, _features(params, x[index]), recipe), labels[index]).mean()
-
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state, count + 1), None
-
-    def epoch(carry, number):
-        return jax.lax.scan(step, carry, _order(orders, number, len(x)))[0], None
-
-    params = s.mlp(start, (x.shape[1], WIDTH, CLASSES))
-    return jax.lax.scan(epoch, (params, tx.init(params), 0), jnp.arange(epochs))[0][0]
+    return s.descend(loss, tx, s.mlp(start, (x.shape[1], WIDTH, CLASSES)), _numbered(orders, epochs, len(x)))
 
 
 def _second_stage(key, pair, x, labels, recipe, forget, epochs):
@@ -89,25 +83,18 @@ def _second_stage(key, pair, x, labels, recipe, forget, epochs):
     tx = optax.adamw(recipe.rate, weight_decay=recipe.decay)
     keep = coteaching_schedule(forget_rate=forget, num_gradual=epochs / 2)
 
-    def step(carry, index):
-        pair, state, count = carry
-        found = jax.vmap(lambda p: _entropies(p, _features(p, x[index]), labels[index]))(pair)
+    def loss(pair, now):
+        count, index = now
+        found = jax.vmap(lambda p: _entropies(p, _features(p, x[index]), labels[index]))(jax.lax.stop_gradient(pair))
         chosen = jnp.stack(coteaching_select(found[0], found[1], keep_fraction=keep(count // (len(x) // BATCH))))
 
-        def loss(pair):
-            def one(params, mask, key):
-                h = _thinned(key, _features(params, x[index]), recipe)
-                return jnp.sum(mask * _entropies(params, h, labels[index])) / jnp.maximum(mask.sum(), 1)
+        def one(params, mask, key):
+            h = _thinned(key, _features(params, x[index]), recipe)
+            return jnp.sum(mask * _entropies(params, h, labels[index])) / jnp.maximum(mask.sum(), 1)
 
-            return jnp.sum(jax.vmap(one)(pair, chosen, jax.random.split(jax.random.fold_in(masks, count))))
+        return jnp.sum(jax.vmap(one)(pair, chosen, jax.random.split(jax.random.fold_in(masks, count))))
 
-        updates, state = tx.update(jax.grad(loss)(pair), state, pair)
-        return (optax.apply_updates(pair, updates), state, count + 1), None
-
-    def epoch(carry, number):
-        return jax.lax.scan(step, carry, _order(orders, number, len(x)))[0], None
-
-    return jax.lax.scan(epoch, (pair, tx.init(pair), 0), jnp.arange(epochs))[0][0]
+    return s.descend(loss, tx, pair, _numbered(orders, epochs, len(x)))
 
 
 def _right(params, x, y):
@@ -151,7 +138,7 @@ def _best(run, values, keys, smoke):
     """The value with the lowest mean error on validation images, over as many other seeds."""
     values = values[:2] if smoke else values
     others = jax.random.split(jax.random.key(20_000), len(keys))
-    return min(values, key=lambda value: float(run(others, value)["validation_error"].mean()))
+    return values[_ends.lowest([run(others, value)["validation_error"].mean() for value in values], values)]
 
 
 def _arm(keys, smoke, *, how, coteaching=False, tuned=True):

@@ -39,22 +39,16 @@ def _unlearn(key, rate, loss, *, validation, epochs, steps):
     x, y = data.x[data.y == FORGOTTEN], data.y[data.y == FORGOTTEN]
     ref = _logp(state.params, x, y)
     held = data.held_y == FORGOTTEN
-    tx = optax.sgd(10 * rate)
-
-    def step(carry, _):
-        params, opt = carry
-        grads = jax.grad(lambda p: loss(_logp(p, x, y), ref))(params)
-        updates, opt = tx.update(grads, opt, params)
-        return (optax.apply_updates(params, updates), opt), None
+    # SGD keeps nothing of its steps: two parts are one run
+    unlearn = functools.partial(s.descend, lambda p, _: loss(_logp(p, x, y), ref), optax.sgd(10 * rate))
 
     def found(params, name):
         forget = s.accuracy(params, data.held_x[held], data.held_y[held])
         return {f"retain_{name}": s.accuracy(params, data.held_x[~held], data.held_y[~held]), f"forget_{name}": forget}
 
-    start = (state.params, tx.init(state.params))
-    early, _ = jax.lax.scan(step, start, None, length=steps)
-    late, _ = jax.lax.scan(step, early, None, length=(LONGER - 1) * steps)
-    return found(state.params, "before") | found(early[0], "early") | found(late[0], "late")
+    early = unlearn(state.params, length=steps)
+    late = unlearn(early, length=(LONGER - 1) * steps)
+    return found(state.params, "before") | found(early, "early") | found(late, "late")
 
 
 def _growth(key, loss, steps):

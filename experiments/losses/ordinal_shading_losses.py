@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments import supervised as s
@@ -43,13 +42,7 @@ def _mondrians(key, number):
 
 def _surroundings(x):
     """Every pixel's patches at all strides: ``(batch, height, width, SEEN)``."""
-    found = []
-    for stride in STRIDES:
-        r = stride * (PATCH // 2)
-        at = np.arange(SIDE)[:, None] + stride * np.arange(PATCH)
-        padded = jnp.pad(x, ((0, 0), (r, r), (r, r)), mode="edge")
-        found.append(padded[:, at[:, None, :, None], at[None, :, None, :]].reshape(*x.shape, -1))
-    return jnp.concatenate(found, -1)
+    return jnp.concatenate([s.patches(x, PATCH, stride) for stride in STRIDES], -1)
 
 
 def _implied_error(inverse, image, albedo):
@@ -63,16 +56,12 @@ def _plain(params, x):
 def _trained(key, rate, loss, sizes, x, *labels, steps):
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
     start, batches = jax.random.split(key)
-    params = s.mlp(start, sizes)
 
-    def step(carry, key):
-        params, state = carry
+    def mean_loss(params, key):
         i = jax.random.choice(key, TRAIN, (BATCH,), replace=False)
-        grads = jax.grad(lambda p: jnp.mean(loss(_plain(p, x[i]), *(y[i] for y in labels))))(params)
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return jnp.mean(loss(_plain(params, x[i]), *(y[i] for y in labels)))
 
-    return jax.lax.scan(step, (params, tx.init(params)), jax.random.split(batches, steps))[0][0]
+    return s.descend(mean_loss, tx, s.mlp(start, sizes), jax.random.split(batches, steps))
 
 
 def _mean(squares):

@@ -70,14 +70,11 @@ def _fit(key, rate, *, gaussian, steps):
     params = {"x": init[0], "y": init[1], "scale": scale, "shift": jnp.asarray(5.0)}
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def step(carry, i):
-        params, state = carry
+    def loss(params, i):
         chosen = jax.random.randint(jax.random.fold_in(run, i), (BATCH,), 0, TRAIN)
-        grads = jax.grad(functools.partial(_objective, gaussian=gaussian))(params, x[chosen], y[chosen])
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return _objective(params, x[chosen], y[chosen], gaussian=gaussian)
 
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))
+    params = s.descend(loss, tx, params, jnp.arange(steps))
     x, y, vague = _pairs(test, mix, centres, TEST)
     one, two = _embed(params["x"], x), _embed(params["y"], y)
     scores = two[0] @ one[0].T

@@ -39,11 +39,8 @@ def _crops(key, number, *, low, high):
 
 def _restored(params, coarse):
     """Each coarse pixel becomes four: itself plus what the network makes of its surroundings."""
-    r, (n, h, w) = PATCH // 2, coarse.shape
-    rows, columns = (np.arange(k)[:, None] + np.arange(PATCH) for k in (h, w))
-    padded = jnp.pad(coarse, ((0, 0), (r, r), (r, r)), mode="edge")
-    patches = padded[:, rows[:, None, :, None], columns[None, :, None, :]].reshape(n, h, w, -1)
-    fine = coarse[..., None] + s.logits(params, patches - coarse[..., None])
+    n, h, w = coarse.shape
+    fine = coarse[..., None] + s.logits(params, s.patches(coarse, PATCH) - coarse[..., None])
     return fine.reshape(n, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w, 1)
 
 
@@ -54,19 +51,14 @@ def _fit(key, rate, *, weights, steps):
     params[-1] = jax.tree.map(lambda p: 0.1 * p, params[-1])
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
-    def loss(params):
+    def loss(params, _):
         found = _restored(params, coarse)
         total = jnp.mean((found - x) ** 2)
         if any(weights):
             total += jnp.mean(hr_loss(found, x, w_wave=weights[0], w_hog=weights[1], levels=2))
         return total
 
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+    params = s.descend(loss, tx, params, length=steps)
     x, coarse = _crops(test, TEST, low=120, high=213)
     found = _restored(params, coarse)
     energy = [sum(jnp.sum(band**2) for band in haar_dwt2(y)[1:]) for y in (found, x)]

@@ -80,16 +80,6 @@ def _sample(params, key, prompt):
     return tokens
 
 
-def _descend(params, tx, loss, batches):
-    def step(carry, batch):
-        params, opt = carry
-        updates, opt = tx.update(jax.grad(loss)(params, batch), opt, params)
-        return (optax.apply_updates(params, updates), opt), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), batches)
-    return params
-
-
 @jax.jit
 def _before(keys):
     """The model of ordinary digits, for each key."""
@@ -104,7 +94,7 @@ def _before(keys):
             return -multiscale_token_logprob(logits, tokens[i], SCALES).mean() / TOKENS
 
         chosen = jax.random.randint(orders, (BEFORE, BATCH), 0, len(tokens))
-        return _descend(params, optax.adam(optax.cosine_decay_schedule(RATE_BEFORE, BEFORE)), loss, chosen)
+        return s.descend(loss, optax.adam(optax.cosine_decay_schedule(RATE_BEFORE, BEFORE)), params, chosen)
 
     return jax.vmap(fit)(keys)
 
@@ -133,7 +123,7 @@ def _tune(frozen, key, rate, weighted, prior, steps):
         return scale_weighted_token_loss(own, subject, SCALES, weights).mean() + kept.mean()
 
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
-    params = _descend(frozen, tx, loss, jax.random.split(draws, steps))
+    params = s.descend(loss, tx, frozen, jax.random.split(draws, steps))
 
     def nll(params, tokens, subject):
         logits = _logits(params, tokens, prompt(TESTS, subject))

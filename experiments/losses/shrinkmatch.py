@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import _ends
 from experiments import data as d
 from experiments import supervised as s
 from experiments.harness import Claim, Comparison
@@ -84,8 +85,7 @@ def _run(key, rate, decay, weights, epochs):
         return (optax.apply_updates(params, updates), state, ratio, count + 1), (used, *wrong)
 
     def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(orders, number), len(x))
-        return jax.lax.scan(step, carry, order[: len(x) // BATCH * BATCH].reshape(-1, BATCH))
+        return jax.lax.scan(step, carry, s.order(orders, number, len(x), BATCH))
 
     params = _init(start)
     carry = (params, tx.init(params), jnp.zeros(()), 0)
@@ -105,7 +105,7 @@ def _arm(keys, smoke, *, weights):
 
     grid = [(rate, decay) for rate in RATES for decay in DECAYS][: 2 if smoke else None]
     others = jax.random.split(jax.random.key(20_000), 3)
-    rate, decay = max(grid, key=lambda value: float(run(others, *value)["validation"].mean()))
+    rate, decay = grid[_ends.lowest([-run(others, *value)["validation"].mean() for value in grid], grid)]
     chosen = {"rate": jnp.full(len(keys), rate), "decay": jnp.full(len(keys), decay)}
     return run(keys, rate, decay) | chosen
 

@@ -91,21 +91,13 @@ def _scheduled(key, values, *, validation, epochs):
     train, orders = _part(given, jnp.arange(TRAIN)), _orders(order, epochs)
     tx, student = _tx(rate, len(orders)), _student(start)
 
-    def step(carry, now):
-        params, opt = carry
+    def loss(params, now):
         index, progress = now
         x, teacher, y = _part(train, index)
-
-        def loss(params):
-            return kd_fusion_loss(
-                s.logits(params, x), teacher, y, first * (1 - falls * progress), temperature=TAU
-            ).mean()
-
-        updates, opt = tx.update(jax.grad(loss)(params), opt, params)
-        return (optax.apply_updates(params, updates), opt), None
+        return kd_fusion_loss(s.logits(params, x), teacher, y, first * (1 - falls * progress), temperature=TAU).mean()
 
     progress = jnp.arange(len(orders)) / len(orders)
-    (params, _), _ = jax.lax.scan(step, (student, tx.init(student)), (orders, progress))
+    params = s.descend(loss, tx, student, (orders, progress))
     return _results(params, data, given, jnp.full(TRAIN, first))
 
 

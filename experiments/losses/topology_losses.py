@@ -55,15 +55,8 @@ def _fit(key, rate, *, loss, steps):
     image, labels = _curves(train, TRAIN)
     tube, x, y = skeleton_tube(labels), _patches(image), labels.astype(jnp.int32)
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
-    params = s.mlp(start, (PATCH**2, 12, 2))
-
-    def step(carry, _):
-        params, state = carry
-        grads = jax.grad(lambda p: jnp.mean(LOSSES[loss](s.logits(p, x), y, tube)))(params)
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, length=steps)
+    mean_loss = lambda params, _: jnp.mean(LOSSES[loss](s.logits(params, x), y, tube))  # noqa: E731
+    params = s.descend(mean_loss, tx, s.mlp(start, (PATCH**2, 12, 2)), length=steps)
     image, true = _curves(test, TEST)
     found = s.logits(params, _patches(image)).argmax(-1) == 1
     dice = jnp.mean(2 * jnp.sum(found & true, (1, 2)) / (jnp.sum(found, (1, 2)) + jnp.sum(true, (1, 2))))

@@ -70,14 +70,8 @@ def _ink(tokens):
 
 
 def _descend(key, params, tx, loss, count, batch, steps):
-    def step(carry, key):
-        params, opt = carry
-        grads = jax.grad(loss)(params, jax.random.randint(key, (batch,), 0, count))
-        updates, opt = tx.update(grads, opt, params)
-        return (optax.apply_updates(params, updates), opt), None
-
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(key, steps))
-    return params
+    at_random = lambda params, key: loss(params, jax.random.randint(key, (batch,), 0, count))  # noqa: E731
+    return s.descend(at_random, tx, params, jax.random.split(key, steps))
 
 
 def _pairs(params, key):

@@ -53,7 +53,8 @@ def _run(key, value, *, arm, smoke, validation=False):
             return cosine_softmax_logits(features, params["head"], scale=1.0)
         return features @ params["head"].T + params["bias"]
 
-    def loss(params, index):
+    def loss(params, key):
+        index = jax.random.randint(key, (BATCH,), 0, len(x))
         z, labels = logits(params, x[index]), y[index]
         if arm == "logit_adjusted":
             return logit_adjusted_loss(z, labels, counts, tau=second).mean()
@@ -61,14 +62,7 @@ def _run(key, value, *, arm, smoke, validation=False):
             return ldam_loss(z, labels, counts, max_margin=second).mean()
         return cross_entropy(z, labels).mean()
 
-    def step(carry, key):
-        params, state = carry
-        grads = jax.grad(loss)(params, jax.random.randint(key, (BATCH,), 0, len(x)))
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    keys = jax.random.split(batches, 40 if smoke else STEPS)
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
+    params = s.descend(loss, tx, params, jax.random.split(batches, 40 if smoke else STEPS))
     wrong = (logits(params, part.held_x).argmax(-1) != part.held_y).astype(jnp.float32)
     of_class = jax.nn.one_hot(part.held_y, CLASSES)
     errors = wrong @ of_class / of_class.sum(axis=0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments import supervised as s
+from experiments.data import with_wrong_labels
 from experiments.harness import Claim, Comparison
 from jaxtrain import sampling
 
@@ -21,13 +22,6 @@ def _run(key, x, y, *, epochs):
     tx = optax.sgd(optax.cosine_decay_schedule(RATE, steps), momentum=0.9)
     init = functools.partial(s.mlp, sizes=SIZES)
     return s.train(key, tx, data, init=init, epochs=epochs, batch_size=BATCH)[0].params
-
-
-def _with_wrong_labels(key, y):
-    """A tenth of the labels moved to another class, and which."""
-    who, where = jax.random.split(key)
-    wrong = jnp.zeros(len(y), bool).at[jax.random.permutation(who, len(y))[: int(WRONG * len(y))]].set(True)
-    return jnp.where(wrong, (y + jax.random.randint(where, y.shape, 1, 10)) % 10, y), wrong
 
 
 def _scores(key, x, y, smoke):
@@ -55,7 +49,7 @@ def _arm(keys, smoke, *, which):
         )
 
     def one(key):
-        labels, wrong = _with_wrong_labels(jax.random.fold_in(key, 3), y)
+        labels, wrong = with_wrong_labels(jax.random.fold_in(key, 3), y, fraction=WRONG, num_classes=10)
         if which == "all":
             return {"accuracy": test(key, x, y), "accuracy_wrong_labels": test(key, x, labels)}
         kept = choose(key, y, 0.0)

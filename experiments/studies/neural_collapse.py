@@ -39,7 +39,7 @@ def _collapse(key, depth, smoke):
         ],
     }
 
-    def loss(params):
+    def loss(params, _):
         outputs = functools.reduce(jnp.matmul, params["head"], _features(params, x))
         decay = sum(jnp.sum(p**2) for p in jax.tree.leaves(params))
         return jnp.mean(jnp.sum((outputs - target) ** 2, axis=1)) / 2 + DECAY / 2 * decay
@@ -49,14 +49,7 @@ def _collapse(key, depth, smoke):
         return studies.nc_metrics(_features(params, x), y, head.T, num_classes=CLASSES, frame="orthogonal")
 
     steps = 20 if smoke else STEPS
-    tx = optax.adam(optax.cosine_decay_schedule(RATE, steps))
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (trained, _), _ = jax.lax.scan(step, (params, tx.init(params)), None, steps)
+    trained = s.descend(loss, optax.adam(optax.cosine_decay_schedule(RATE, steps)), params, length=steps)
     before, after = metrics(params), metrics(trained)
     return {f"{n}_fall_depth_{depth}": jnp.log10(before[n] / after[n]) for n in ("nc1", "nc2", "nc3")}
 
@@ -70,20 +63,13 @@ def _free(key, smoke):
     a, b = jax.random.split(key)
     params = (0.3 * jax.random.normal(a, (k, 8)), 0.3 * jax.random.normal(b, (8, k)))
 
-    def loss(params):
+    def loss(params, _):
         w, h = params
         fit = jnp.sum(counts * jnp.sum((w @ h - jnp.eye(k)) ** 2, axis=0)) / (2 * total)
         return fit + LAM_W / 2 * jnp.sum(w**2) + LAM_H / 2 * jnp.sum(counts * jnp.sum(h**2, axis=0))
 
     steps = 50 if smoke else FREE_STEPS
-    tx = optax.adam(optax.cosine_decay_schedule(FREE_RATE, steps))
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    ((w, _), _), _ = jax.lax.scan(step, (params, tx.init(params)), None, steps)
+    w, _ = s.descend(loss, optax.adam(optax.cosine_decay_schedule(FREE_RATE, steps)), params, length=steps)
     lengths = jnp.linalg.norm(w, axis=1)
     exact = studies.gof_singular_values(counts, lam_w=LAM_W, lam_h=LAM_H)
     return {

@@ -3,11 +3,13 @@
 from jaxtrain.core.checks import (
     check_decays,
     check_finite_number,
+    check_indices,
     check_key,
     check_leading_axes,
     check_same_structure,
     compare_leaves,
     describe_leaves,
+    labels_in_range,
 )
 from jaxtrain.core.debug import checked, debug_check
 from jaxtrain.core.types import (
@@ -40,6 +42,7 @@ __all__ = [
     "Scalar",
     "check_decays",
     "check_finite_number",
+    "check_indices",
     "check_key",
     "check_leading_axes",
     "check_same_structure",
@@ -47,4 +50,5 @@ __all__ = [
     "compare_leaves",
     "debug_check",
     "describe_leaves",
+    "labels_in_range",
 ]

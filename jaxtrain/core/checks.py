@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from jaxtrain.core.debug import debug_check
 
@@ -63,6 +64,54 @@ def check_decays(**decays: Any) -> None:
     """
     for name, value in decays.items():
         check_finite_number(name, value, low=0.0, high=_BELOW_ONE)
+
+
+def labels_in_range(
+    labels: Array, num_classes: int, *, where: str, names: tuple[str, str] = ("label", "classes")
+) -> Array:
+    """The labels (or what the names say) in 32 bits at least; raises where they are not integers in ``[0, num_classes)``.
+
+    Labels that are traced cannot be looked at: those out of range become the nearest class, and :func:`checked` raises.
+
+    >>> labels_in_range(jnp.array([0, 2], jnp.uint8), 3, where="loss")
+    Array([0, 2], dtype=int32)
+    >>> labels_in_range(jnp.array([0, 3]), 3, where="loss")
+    Traceback (most recent call last):
+    ValueError: loss: label 3 is none of the 3 classes
+    """
+    one, many = names
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{where}: {one}s must be integers, got {labels.dtype}")
+    if jnp.iinfo(labels.dtype).bits < 32:  # bytes cannot be compared with class 256: it would be taken as 0
+        labels = labels.astype(jnp.int32)
+    if isinstance(labels, jax.core.Tracer):
+
+        def wrong():
+            return (labels < 0) | (labels >= num_classes)
+
+        debug_check(
+            lambda: ~wrong(),
+            f"{where}: {one} {{label}} is none of the {num_classes} {many}",
+            label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())] if labels.size else labels.sum(),
+        )
+        return jnp.clip(labels, 0, num_classes - 1)
+    check_indices(labels, num_classes, where=where, names=names)
+    return labels
+
+
+def check_indices(indices: Array, count: int, *, where: str, names: tuple[str, str] = ("index", "examples")) -> None:
+    """Raises unless all of the indices lie in ``[0, count)``; traced ones are not looked at.
+
+    >>> check_indices(jnp.array([0, 7]), 5, where="memory")
+    Traceback (most recent call last):
+    ValueError: memory: index 7 is none of the 5 examples
+    """
+    if isinstance(indices, jax.core.Tracer) or not indices.size:
+        return
+    values = np.asarray(indices)  # not jnp: inside jit even constants would turn into tracers
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= count:
+        raise ValueError(f"{where}: {names[0]} {low if low < 0 else high} is none of the {count} {names[1]}")
 
 
 def check_leading_axes(batch: Any, *, where: str, axis_name: str = "batch") -> int:

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from jaxtrain.core import Number, debug_check
+from jaxtrain.core import Number, check_indices, debug_check, labels_in_range
 
 
 def check_labels(where: str, logits: Array, labels: Array) -> Array:
@@ -23,29 +22,7 @@ def check_labels(where: str, logits: Array, labels: Array) -> Array:
         lambda: ~_like_probabilities(logits),
         f"{where}: every row of the logits is ≥ 0 and sums to 1, as probabilities do; give the logits before the softmax",
     )
-    return in_range(where, labels, n)
-
-
-def in_range(where: str, labels: Array, num_classes: int, *, names: tuple[str, str] = ("label", "classes")) -> Array:
-    """The labels (or what the names say), raised at or moved as :func:`check_labels` says, in 32 bits at least."""
-    one, many = names
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{where}: {one}s must be integers, got {labels.dtype}")
-    if jnp.iinfo(labels.dtype).bits < 32:  # bytes cannot be compared with class 256: it would be taken as 0
-        labels = labels.astype(jnp.int32)
-    if isinstance(labels, jax.core.Tracer):
-
-        def wrong():
-            return (labels < 0) | (labels >= num_classes)
-
-        debug_check(
-            lambda: ~wrong(),
-            f"{where}: {one} {{label}} is none of the {num_classes} {many}",
-            label=lambda: labels.ravel()[jnp.argmax(wrong().ravel())] if labels.size else labels.sum(),
-        )
-        return jnp.clip(labels, 0, num_classes - 1)
-    _refuse_outside(where, labels, num_classes, one, many)
-    return labels
+    return labels_in_range(labels, n, where=where)
 
 
 def check_memory(where: str, logits: Array, indices: Array, num_examples: int, num_classes: int) -> None:
@@ -54,16 +31,7 @@ def check_memory(where: str, logits: Array, indices: Array, num_examples: int, n
         raise ValueError(
             f"{where}: indices of shape {indices.shape} need logits {(*indices.shape, num_classes)}, got {logits.shape}"
         )
-    if not isinstance(indices, jax.core.Tracer):
-        _refuse_outside(where, indices, num_examples, "index", "examples")
-
-
-def _refuse_outside(where: str, numbers: Array, count: int, one: str, many: str) -> None:
-    if numbers.size:
-        values = np.asarray(numbers)  # not jnp: inside jit even constants would turn into tracers
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= count:
-            raise ValueError(f"{where}: {one} {low if low < 0 else high} is none of the {count} {many}")
+    check_indices(indices, num_examples, where=where)
 
 
 def _like_probabilities(logits: Array) -> Array:

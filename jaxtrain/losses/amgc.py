@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxtrain.core import Number, check_finite_number
+from jaxtrain.core import Number, check_finite_number, labels_in_range
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import in_range, surprise, widened
+from jaxtrain.losses._logits import surprise, widened
 
 
 def gaussian_class_stats(
@@ -40,7 +40,7 @@ def gaussian_class_stats(
             f"got {features.shape} and {labels.shape}"
         )
     x = widened(features)
-    labels = in_range("gaussian_class_stats", labels, k)
+    labels = labels_in_range(labels, k, where="gaussian_class_stats")
     own = jax.nn.one_hot(labels, k, dtype=x.dtype)
     counts = own.sum(axis=0)
     per_class = jnp.maximum(counts, 1)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Key, Number, check_finite_number
+from jaxtrain.core import Key, Number, check_finite_number, labels_in_range
 from jaxtrain.core.checks import check_key
 from jaxtrain.core.numerics import segment_mean, static_int
-from jaxtrain.losses._logits import in_range, widened
+from jaxtrain.losses._logits import widened
 
 
 def _checked_ids(where: str, values: Array, bag_means: Array, bag_ids: Array, name: str = "predictions") -> Array:
@@ -18,7 +18,7 @@ def _checked_ids(where: str, values: Array, bag_means: Array, bag_ids: Array, na
         raise ValueError(f"{where}: {name} and bag_ids need one number for each example, {got}")
     if bag_means.ndim != 1:
         raise ValueError(f"{where}: bag_means need one number for each bag, got {bag_means.shape}")
-    return in_range(where, bag_ids, len(bag_means), names=("bag", "bags"))
+    return labels_in_range(bag_ids, len(bag_means), where=where, names=("bag", "bags"))
 
 
 def bag_level_loss(

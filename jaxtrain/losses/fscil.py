@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Key, Number, Params, check_finite_number, check_key
+from jaxtrain.core import Key, Number, Params, check_finite_number, check_key, labels_in_range
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import cosines, in_range
+from jaxtrain.losses._logits import cosines
 from jaxtrain.losses.wcdas import cosine_softmax_logits
 
 
@@ -110,7 +110,7 @@ def pseudo_class_expand(
     num_classes = static_int("num_classes", num_classes, low=1)
     if labels.shape != x.shape[:1]:
         raise ValueError(f"pseudo_class_expand: labels of shape {labels.shape} for inputs {x.shape}")
-    labels = in_range("pseudo_class_expand", labels, num_classes)
+    labels = labels_in_range(labels, num_classes, where="pseudo_class_expand")
     # a byte has no room for the classes of copies
     labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
     copies = [x, *(transform(x) for transform in transforms)]

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Scalar, check_finite_number, debug_check
+from jaxtrain.core import Number, Scalar, check_finite_number, debug_check, labels_in_range
 from jaxtrain.core.numerics import segment_mean, static_int
-from jaxtrain.losses._logits import in_range, widened
+from jaxtrain.losses._logits import widened
 
 _CLOSE = 1e-6  # added to squared distances, whose root has no slope at zero
 
@@ -49,7 +49,7 @@ def prototypes(support: Float[Array, "n d"], labels: Int[Array, "..."], n_classe
     """
     _check("prototypes", support=(support, labels))
     n_classes = static_int("n_classes", n_classes, low=1)
-    labels = in_range("prototypes", labels, n_classes)
+    labels = labels_in_range(labels, n_classes, where="prototypes")
     return segment_mean(widened(support), labels, n_classes).astype(support.dtype)
 
 

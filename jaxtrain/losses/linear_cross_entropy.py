@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Scalar, check_finite_number
-from jaxtrain.losses._logits import in_range, widened
+from jaxtrain.core import Number, Scalar, check_finite_number, labels_in_range
+from jaxtrain.losses._logits import widened
 
 
 def linear_cross_entropy(
@@ -110,7 +110,7 @@ def _prepared(where, hidden, kernel, labels, bias, label_smoothing, chunk):
             f"{where}: labels of shape {labels.shape} and {kernel.shape[1]} classes for hidden {hidden.shape}; "
             f"give labels {hidden.shape[:-1]} and 2 classes at least"
         )
-    labels = in_range(where, labels, kernel.shape[1])
+    labels = labels_in_range(labels, kernel.shape[1], where=where)
     layer = (kernel,) if bias is None else (kernel, bias)
     smoothing = jax.lax.stop_gradient(jnp.asarray(label_smoothing, jnp.promote_types(hidden.dtype, jnp.float32)))
     return layer, hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), smoothing

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Num
 
-from jaxtrain.core import Number, Scalar, check_finite_number
+from jaxtrain.core import Number, Scalar, check_finite_number, labels_in_range
 from jaxtrain.core.numerics import static_int
-from jaxtrain.losses._logits import check_labels, check_same_logits, in_range, widened
+from jaxtrain.losses._logits import check_labels, check_same_logits, widened
 
 
 def one_vs_rest_signs(labels: Int[Array, "*batch"], num_classes: int) -> Float[Array, "*batch classes"]:
@@ -29,7 +29,7 @@ def one_vs_rest_signs(labels: Int[Array, "*batch"], num_classes: int) -> Float[A
     [[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]
     """
     n = static_int("num_classes", num_classes, low=2)
-    return 2 * jax.nn.one_hot(in_range("one_vs_rest_signs", labels, n), n) - 1
+    return 2 * jax.nn.one_hot(labels_in_range(labels, n, where="one_vs_rest_signs"), n) - 1
 
 
 def _hinges(where: str, logits: Array, signs: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxtrain.core import Params, check_finite_number, check_leading_axes
+from jaxtrain.core import Params, check_finite_number, check_leading_axes, labels_in_range
 
 
 def el2n_score(logits: Float[Array, "*batch n"], labels: Int[Array, "..."]) -> Float[Array, "*batch"]:
@@ -41,11 +41,7 @@ def el2n_score(logits: Float[Array, "*batch n"], labels: Int[Array, "..."]) -> F
 def _error_norm(where: str, probs: Array, labels: Array) -> Array:
     if labels.shape != probs.shape[:-1]:
         raise ValueError(f"{where}: labels of shape {labels.shape} for classes {probs.shape}; give {probs.shape[:-1]}")
-    if not isinstance(labels, jax.core.Tracer) and labels.size:
-        values = np.asarray(labels)
-        if values.min() < 0 or values.max() >= probs.shape[-1]:
-            wrong = values.min() if values.min() < 0 else values.max()
-            raise ValueError(f"{where}: label {wrong} is none of the {probs.shape[-1]} classes")
+    labels = labels_in_range(labels, probs.shape[-1], where=where)
     return jnp.linalg.norm(probs - jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype), axis=-1)
 
 

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.core import check_decays, check_finite_number, check_key, check_leading_axes, check_same_structure
+from jaxtrain.core import (
+    check_decays,
+    check_finite_number,
+    check_indices,
+    check_key,
+    check_leading_axes,
+    check_same_structure,
+    checked,
+    labels_in_range,
+)
 
 
 def test_check_key_names_what_it_got():
@@ -65,3 +74,26 @@ def test_check_same_structure_names_the_first_paths():
     assert "['b'][1] is float32[3], expected int32[3]" in str(error.value)
     with pytest.raises(ValueError, match="and 4 more"):
         check_same_structure({}, {str(i): jnp.zeros(1) for i in range(9)}, where="restore")
+
+
+def test_labels_in_range_refuses_known_labels_and_moves_traced_ones():
+    labels = jnp.array([-1, 0, 2, 7])
+    with pytest.raises(ValueError, match="f: label -1 is none of the 3 classes"):
+        labels_in_range(labels, 3, where="f")
+    with pytest.raises(ValueError, match="f: bag 7 is none of the 3 bags"):
+        labels_in_range(labels[1:], 3, where="f", names=("bag", "bags"))
+    with pytest.raises(TypeError, match="f: labels must be integers, got float32"):
+        labels_in_range(jnp.zeros(2), 3, where="f")
+    moved = lambda y: labels_in_range(y, 3, where="f")  # noqa: E731
+    assert jax.jit(moved)(labels).tolist() == [0, 0, 2, 2]
+    with pytest.raises(ValueError, match="f: label -1 is none of the 3 classes"):
+        checked(moved)(labels)
+    assert labels_in_range(jnp.array([255], jnp.uint8), 300, where="f").dtype == jnp.int32
+    assert labels_in_range(jnp.zeros(0, int), 3, where="f").shape == (0,)
+
+
+def test_check_indices_lets_traced_values_pass():
+    check_indices(jnp.array([0, 4]), 5, where="f")
+    with pytest.raises(ValueError, match="f: index 5 is none of the 5 examples"):
+        check_indices(jnp.array([0, 5]), 5, where="f")
+    jax.jit(lambda i: check_indices(i, 5, where="f"))(jnp.array([9]))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxtrain import sampling
+from jaxtrain.core import checked
 from jaxtrain.testing import check_estimator
 
 
@@ -126,3 +127,12 @@ def test_contract():
 def test_bad_input(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_traced_labels_are_taken_as_those_of_losses_are():
+    """Out of range: the nearest class, and raised on request."""
+    logits = jnp.array([[0.0, 1.0, 2.0]])
+    got = jax.jit(sampling.el2n_score)(logits, jnp.array([7]))
+    np.testing.assert_array_equal(got, sampling.el2n_score(logits, jnp.array([2])))
+    with pytest.raises(ValueError, match="el2n_score: label 7 is none of the 3 classes"):
+        checked(sampling.el2n_score)(logits, jnp.array([7]))

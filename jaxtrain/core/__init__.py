@@ -1,6 +1,7 @@
 """The ground: the types that the stages share and small checks. Imports nothing of ours."""
 
 from jaxtrain.core.checks import (
+    check_decays,
     check_finite_number,
     check_key,
     check_leading_axes,
@@ -37,6 +38,7 @@ __all__ = [
     "Params",
     "PerExampleObjective",
     "Scalar",
+    "check_decays",
     "check_finite_number",
     "check_key",
     "check_leading_axes",

@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxtrain.core.debug import debug_check
 
+_BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
+
 
 def check_key(key: Any, *, where: str) -> None:
     """Raises unless ``key`` is one typed key, as ``jax.random.key`` makes it.
@@ -50,6 +52,17 @@ def check_finite_number(name: str, value: Any, *, low: float = -np.inf, high: fl
         raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
     if not ok:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+
+
+def check_decays(**decays: Any) -> None:
+    """Raises unless every decay of a running mean lies in [0, 1), where 1 - βᵗ is not zero in single precision.
+
+    >>> check_decays(b1=0.9, b2=1.0)
+    Traceback (most recent call last):
+    ValueError: b2 must lie in [0.0, 0.9999999403953552], got 1.0
+    """
+    for name, value in decays.items():
+        check_finite_number(name, value, low=0.0, high=_BELOW_ONE)
 
 
 def check_leading_axes(batch: Any, *, where: str, axis_name: str = "batch") -> int:

@@ -14,7 +14,12 @@ Carry = TypeVar("Carry")
 
 
 def accumulator_dtype(x: Any) -> Any:
-    """The dtype in which moments of ``x`` are kept: half precision becomes float32."""
+    """The dtype in which moments of ``x`` are kept: half precision becomes float32. Complex numbers are refused."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"a parameter or gradient is {x.dtype}, whose squares here would be wrong: put "
+            f"optax.contrib.split_real_and_imaginary around the optimizer"
+        )
     return jnp.promote_types(x.dtype, jnp.float32)
 
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Params, check_finite_number
+from jaxtrain.core import Number, Params, check_decays, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype
-from jaxtrain.optimizers._inner import check_cap, common_dtype, decayed, ratio, scaled, squared_norm
+from jaxtrain.optimizers._fused import map_leaves
+from jaxtrain.optimizers._inner import check_cap, common_dtype, decayed, ratio, scaled, share_within, squared_norm
 
 CLIP_MODES = ("global", "leaf", "element")
 
@@ -39,19 +40,13 @@ def _check(clip: Number, clip_mode: str, **not_negative: Number) -> None:
 
 
 def _clipped(updates: Params, clip: Number, mode: str) -> Params:
-    """The gradients, clipped, in the dtypes of their accumulators. An infinite norm gives zeros, NaN stays."""
+    """The gradients, clipped, in the dtypes of their accumulators."""
     wide = jax.tree.map(lambda g: g.astype(accumulator_dtype(g)), updates)
     if mode == "element":
         return jax.tree.map(lambda g: jnp.clip(g, -clip, clip).astype(g.dtype), wide)
-
-    def shortened(g: Array, square: Array) -> Array:
-        # minimum(1, clip / 0) is 1
-        return (jnp.minimum(1, clip / jnp.sqrt(square)) * g).astype(g.dtype)
-
     if mode == "leaf":
-        return jax.tree.map(lambda g: shortened(g, jnp.sum(g**2)), wide)
-    square = squared_norm(wide)
-    return jax.tree.map(lambda g: shortened(g, square), wide)
+        return jax.tree.map(lambda g: scaled(share_within(clip, squared_norm(g)), g), wide)
+    return scaled(share_within(clip, squared_norm(wide)), wide)
 
 
 def scale_by_clipped_adagrad(
@@ -76,12 +71,12 @@ def scale_by_clipped_adagrad(
     :math:`v_{t+1} = v_t + \eta\,\hat g_t^2` of its own, from :math:`b_0^2`, and the divisor is
     :math:`\sqrt v + \epsilon`.
 
-    A gradient whose square overflows is clipped to zero. Not-a-number gradients spoil the state: put
-    ``optax.apply_if_finite`` around it.
+    A gradient whose square overflows is clipped to zero, whatever the limit. Gradients that are not finite spoil updates
+    or state: put ``optax.apply_if_finite`` around it.
 
     Args:
       clip: :math:`\lambda`, in the gradient's unit, > 0; infinity: no clipping.
-      eta: weight of new squares, in (0, 1]; the smaller, the slower the step size falls.
+      eta: weight of new squares, ≥ 0, with the paper in (0, 1]; the smaller, the slower the step size falls.
       b0: divisor of the first delayed step, in the gradient's unit, ≥ 0. Without any, that step is zero.
       eps: added to the divisor where it is coordinatewise, ≥ 0.
       delayed: whether the divisor comes from the past alone.
@@ -122,8 +117,8 @@ def scale_by_clipped_adagrad(
             square = squared_norm(updates)
             of_clipped = jnp.where(jnp.isinf(square), 0, jnp.minimum(square, jnp.square(clip)))
             after = (before + eta * of_clipped).astype(before.dtype)
-            share = jnp.minimum(1, clip / jnp.sqrt(square)).astype(square.dtype)
-            return scaled(ratio(share, jnp.sqrt(before if delayed else after)), updates), ClippedAdaGradState(after)
+            share = ratio(share_within(clip, square), jnp.sqrt(before if delayed else after))
+            return scaled(share, updates), ClippedAdaGradState(after)
         clipped = _clipped(updates, clip, clip_mode)
         if coordinatewise:
             after = jax.tree.map(lambda v, g: (v + eta * g**2).astype(v.dtype), before, clipped)
@@ -181,8 +176,7 @@ def scale_by_clipped_adam(
     (2.0, 1.8947)
     """
     _check(clip, clip_mode, eps=eps, eta=eta, v0=v0)
-    check_finite_number("b1", b1, low=0.0, high=1.0)
-    check_finite_number("b2", b2, low=0.0, high=1.0)
+    check_decays(b1=b1, b2=b2)
 
     def init(params):
         def start(p):
@@ -197,7 +191,7 @@ def scale_by_clipped_adam(
         del params
         count = optax.safe_increment(state.count)
 
-        def step(u, g, m, v):
+        def step(u, m, v, g):
             m = (b1 * m + (1 - b1) * g).astype(m.dtype)
             if delayed:
                 return ratio(m, jnp.sqrt(v) + eps).astype(u.dtype), m, (b2 * v + (1 - b2) * eta * g**2).astype(v.dtype)
@@ -205,8 +199,7 @@ def scale_by_clipped_adam(
             return ratio(m / (1 - b1**count), jnp.sqrt(v / (1 - b2**count)) + eps).astype(u.dtype), m, v
 
         clipped = _clipped(updates, clip, clip_mode)
-        done = jax.tree.map(step, updates, clipped, state.mu, state.nu)
-        updates, mu, nu = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0, 0)), done)
+        updates, mu, nu = map_leaves(step, 3, updates, state.mu, state.nu, clipped)
         return updates, ClippedAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)

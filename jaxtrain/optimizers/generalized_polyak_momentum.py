@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from jaxtrain.core import Number, Params, Scalar, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
+from jaxtrain.core import Number, Params, Scalar, check_decays, check_finite_number
+from jaxtrain.core.numerics import zeros_accumulator
 from jaxtrain.optimizers._inner import check_cap, inner, ratio, squared_norm, the_value
 
 
@@ -85,6 +85,8 @@ def alr_mag(
 
     There is no learning rate: put it last in a chain, without ``scale_by_learning_rate``. The update wants ``value=``,
     which :func:`jaxtrain.training.make_step` gives. Inside ``optax.MultiSteps`` that is the loss of the last minibatch.
+    Where the square of the sum overflows nothing moves. Gradients that are not finite spoil updates or state:
+    put ``optax.apply_if_finite`` around it.
 
     Args:
       beta: in [0, 1).
@@ -111,7 +113,7 @@ def alr_mag(
     >>> float(x)  # 8 - 0.5 · 8, then 4 - 8/64 · (0.5 · 8 + 4)
     3.0
     """
-    check_finite_number("beta", beta, low=0.0, high=1.0)
+    check_decays(beta=beta)
     check_finite_number("weight_decay", weight_decay, low=0.0)
     _check(f_star, max_lr, c)
     decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
@@ -177,7 +179,7 @@ def alr_heavy_ball(
     >>> float(x)  # 8 - 0.5 · 8, then η = (8 - 0.25 · 4 · 4) / 16 = 0.25: 4 - 0.25 · 4 - 0.25 · 4
     2.0
     """
-    check_finite_number("beta", beta, low=0.0, high=1.0)
+    check_decays(beta=beta)
     _check(f_star, max_lr, c)
 
     def init(params):
@@ -188,9 +190,7 @@ def alr_heavy_ball(
         square = squared_norm(updates)
         gap = the_value(value, square.dtype, where="alr_heavy_ball") - f_star + beta * inner(state.last, updates)
         step = _capped(jnp.maximum(gap, 0), c * square, max_lr)
-        last = jax.tree.map(
-            lambda v, g: (beta * v - step * g.astype(accumulator_dtype(g))).astype(v.dtype), state.last, updates
-        )
+        last = jax.tree.map(lambda v, g: (beta * v - step * g).astype(v.dtype), state.last, updates)
         return jax.tree.map(lambda v, g: v.astype(g.dtype), last, updates), AlrHeavyBallState(last)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -5,11 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
 from jaxtrain.core import Number, Params, check_finite_number
 from jaxtrain.core.numerics import zeros_accumulator
-from jaxtrain.optimizers._inner import check_cap, squared_norm
+from jaxtrain.optimizers._inner import check_cap, share_within, squared_norm
 
 KINDS = ("l2", "l1", "huber", "huber_element", "l2sq")
 
@@ -63,7 +62,7 @@ def spp_median_update(
     Args:
       m: the estimate, a tree.
       g: a gradient like it.
-      tau: :math:`\tau` > 0, may be infinite: then ``l2``, ``l1`` and ``l2sq`` give g itself.
+      tau: :math:`\tau` > 0, may be infinite: then every kind gives g itself.
       kind: see there.
       mu: :math:`\mu` ≥ 0, of the Huber kinds.
       per_leaf: norms of each leaf instead of the whole tree.
@@ -90,16 +89,13 @@ def spp_median_update(
     if kind == "l2sq":
         return jax.tree.map(lambda m, d: (m + inside * d).astype(m.dtype), m, d)
 
-    def moved(m: Array, d: Array, distance: Array) -> Array:
-        # tau over a distance of zero is infinite, and the minimum is not
-        return (m + jnp.minimum(inside, tau / distance) * d).astype(m.dtype)
-
     if kind == "huber_element":
-        return jax.tree.map(lambda m, d: moved(m, d, jnp.abs(d)), m, d)
+        return jax.tree.map(lambda m, d: (m + jnp.clip(inside * d, -tau, tau)).astype(m.dtype), m, d)
     if per_leaf:
-        return jax.tree.map(lambda m, d: moved(m, d, jnp.sqrt(squared_norm(d))), m, d)
+        shares = jax.tree.map(lambda d: share_within(tau, squared_norm(d), most=inside), d)
+        return jax.tree.map(lambda m, d, share: (m + share * d).astype(m.dtype), m, d, shares)
     # the difference is computed again after its norm: storing it between would cost more than the subtraction
-    share, (m, g) = jax.lax.optimization_barrier((jnp.minimum(inside, tau / jnp.sqrt(squared_norm(d))), (m, g)))
+    share, (m, g) = jax.lax.optimization_barrier((share_within(tau, squared_norm(d), most=inside), (m, g)))
     return jax.tree.map(lambda m, g: (m + share * (g.astype(m.dtype) - m)).astype(m.dtype), m, g)
 
 
@@ -115,8 +111,8 @@ def scale_by_median_momentum(
     converges where the noise is symmetric and has not even a mean. Where the noise is not symmetric, the median is not the
     gradient.
 
-    A gradient whose square overflows moves nothing. Not-a-number gradients spoil the state: put ``optax.apply_if_finite``
-    around it.
+    A gradient whose square overflows moves nothing where the norm counts. Gradients that are not finite spoil the state
+    (infinite entries not with ``l1`` and ``huber_element``): put ``optax.apply_if_finite`` around it.
 
     Args:
       tau: :math:`\tau` > 0, in the gradient's unit (without unit for ``l2sq``): small is robust and slow.

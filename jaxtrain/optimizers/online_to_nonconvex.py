@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Key, Number, Params, Scalar, check_finite_number, check_key, check_leading_axes
 from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
-from jaxtrain.optimizers._inner import check_cap, common_dtype, squared_norm
+from jaxtrain.optimizers._inner import check_cap, common_dtype, share_within, squared_norm
 
 
 class O2ncState(NamedTuple):
@@ -36,8 +36,7 @@ def _learned(delta: Params, grad: Params, eta: Number, radius: Number) -> Params
         return jax.tree.map(lambda d, g: (d - eta * g.astype(d.dtype)).astype(d.dtype), delta, grad)
 
     start = (delta, grad, jnp.asarray(eta))
-    # radius over a length of zero is infinite, and the minimum is 1
-    factor = jnp.minimum(1, radius / jnp.sqrt(squared_norm(moved(*start))))
+    factor = share_within(radius, squared_norm(moved(*start)))
     # computed again after its norm and not stored between
     again = moved(*jax.lax.optimization_barrier(start))
     return jax.tree.map(lambda d: (factor * d).astype(d.dtype), again)
@@ -108,7 +107,8 @@ def o2nc(
     an epoch chosen at random. See :func:`o2nc_radius` for what the theory chooses.
 
     It takes the whole step: put it last in a chain. The update wants ``key=``, which
-    :func:`jaxtrain.training.make_step` gives. Averages of parameters average the :math:`w_n`.
+    :func:`jaxtrain.training.make_step` gives. Averages of parameters average the :math:`w_n`. A step whose square overflows
+    becomes zero. Gradients that are not finite spoil the state: put ``optax.apply_if_finite`` around it.
 
     Args:
       learning_rate: :math:`\eta` of the learner, a number or a schedule; theory: :math:`D / (G \sqrt T)`.
@@ -238,8 +238,7 @@ def goldstein_stationarity(grad_fn: Callable[[Params], Params], points: Params) 
     center = mean(points)
 
     def visit(point):
-        away = jax.tree.map(lambda p, c: p.astype(c.dtype) - c, point, center)
-        return grad_fn(point), jnp.sqrt(squared_norm(away))
+        return grad_fn(point), jnp.sqrt(squared_norm(jax.tree.map(jnp.subtract, point, center)))
 
     grads, distances = jax.lax.map(visit, points)
     return Goldstein(jnp.sqrt(squared_norm(mean(grads))), jnp.max(distances))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxtrain.core import Number, Params, check_finite_number, check_key, check_same_structure
+from jaxtrain.core import Number, Params, check_decays, check_finite_number, check_key, check_same_structure
 from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zeros_accumulator
 from jaxtrain.core.probes import hutchinson_diagonal
 from jaxtrain.optimizers._inner import check_cap, common_dtype, inner, ratio, the_value
@@ -63,7 +63,9 @@ def scale_by_preconditioned_polyak(
 
     There is no learning rate. The update wants ``value=`` and, for Hutchinson's diagonal, ``grad_fn=`` and ``key=``,
     which :func:`jaxtrain.training.make_step` gives, or ``hessian_diag=`` in their place; then :math:`D_0` is the first
-    of them. Inside ``optax.MultiSteps`` these belong to the last minibatch.
+    of them. Inside ``optax.MultiSteps`` these belong to the last minibatch. A gradient whose square overflows moves nothing,
+    and leaves Adam's and AdaGrad's diagonals infinite: nothing moves from then on. Gradients that are not finite spoil
+    updates or state: put ``optax.apply_if_finite`` around it.
 
     Args:
       preconditioner: ``"hutchinson"``, ``"adam"``, ``"adagrad"`` or None.
@@ -100,7 +102,7 @@ def scale_by_preconditioned_polyak(
     check_cap("max_lr", max_lr)
     check_cap("alpha", alpha)
     check_finite_number("slack_lambda", slack_lambda, low=0.0)
-    check_finite_number("beta", beta, low=0.0, high=1.0)
+    check_decays(beta=beta)
     check_finite_number("eps", eps, low=0.0)
     probes = static_int("init_probes", init_probes, low=1)
     positive = isinstance(eps, int | float) and eps > 0

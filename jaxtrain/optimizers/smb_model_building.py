@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxtrain.core import Number, Params, Scalar, check_finite_number
 from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zeros_accumulator
+from jaxtrain.core.tree import safe_norm
 from jaxtrain.optimizers._inner import check_cap, common_dtype, ratio, scaled, squared_norm, the_value
 
 
@@ -45,7 +46,7 @@ def model_building_step(
     .. math:: c_s = \frac{c_g}{\theta} \big(\|y\|^2\,s^\top g - (y^\top s + 2\sigma)\,y^\top g\big), \quad
        c_y = \frac{c_g}{\theta} \big(\|s\|^2\,y^\top g - (y^\top s + 2\sigma)\,s^\top g\big),
 
-    computed from unit vectors, so that no fourth power overflows. Where the loss is linear (:math:`y = 0`) and
+    computed from unit vectors, so that no power overflows. Where the loss is linear (:math:`y = 0`) and
     :math:`s = -\alpha g`, it is :math:`\eta s`.
 
     Args:
@@ -69,14 +70,14 @@ def model_building_step(
     >>> round(float(model_building_step(g, jnp.array([-3.0]), jnp.array([-3.0]))[0]), 4)
     -0.7481
     """
-    _check_eta(eta)
+    _check_inside("eta", eta)
     kind = accumulator_dtype(g)
     wide = [x.astype(kind) for x in (g, g_trial, s_trial, g if linear is None else linear)]
     g32, after, s, line = wide
     y = after - g32
 
     def split(x):
-        length = jnp.sqrt(jnp.sum(jnp.square(x)))
+        length = safe_norm(x)
         return length, ratio(x, length)
 
     (a, s_unit), (b, y_unit), h, (long, line_unit) = split(s), split(y), split(g32)[0], split(line)
@@ -93,9 +94,9 @@ def model_building_step(
     return jnp.where(jnp.isfinite(b), step, 0 * line).astype(g.dtype)
 
 
-def _check_eta(eta: Number) -> None:
-    if not isinstance(eta, jax.core.Tracer) and not np.all((np.asarray(eta) > 0) & (np.asarray(eta) < 1)):
-        raise ValueError(f"eta must lie in (0, 1), got {eta}")
+def _check_inside(name: str, value: Number) -> None:
+    if not isinstance(value, jax.core.Tracer) and not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
+        raise ValueError(f"{name} must lie in (0, 1), got {value}")
 
 
 def smb(
@@ -157,9 +158,9 @@ def smb(
         check_finite_number("learning_rate", learning_rate, low=0.0)
     check_finite_number("c", c, low=0.0, high=1.0)
     check_finite_number("schedule_share", schedule_share, low=0.0, high=1.0)
-    check_finite_number("schedule_factor", schedule_factor, low=0.0, high=1.0)
     check_cap("max_lr", max_lr)
-    _check_eta(eta)
+    _check_inside("schedule_factor", schedule_factor)
+    _check_inside("eta", eta)
     period = None if schedule_period is None else static_int("schedule_period", schedule_period, low=1)
 
     def init(params):
@@ -175,7 +176,7 @@ def smb(
         if period is None:
             return scale, jnp.zeros_like(failures)
         due = count % period == 0
-        many = failures > schedule_share / (2 if independent_batch else 1) * period
+        many = failures / period > schedule_share / (2 if independent_batch else 1)
         higher = jnp.where(rate / schedule_factor <= max_lr, scale / schedule_factor, scale)
         changed = jnp.where(many, scale * schedule_factor, higher)
         return jnp.where(due, changed, scale).astype(scale.dtype), jnp.where(due, 0, failures)

@@ -78,10 +78,12 @@ def empirical_var(losses: Float[Array, " n"], *, beta: Number) -> Scalar:
     """
     _check_beta(beta)
     ordered = jnp.sort(_check_losses(losses, "empirical_var"))
-    n = len(ordered)
+    # in double precision where it is known: single precision counts no more than a million losses one by one
+    at = jnp if isinstance(beta, jax.core.Tracer) else np
+    share = at.asarray(beta, jnp.result_type(float) if at is jnp else np.float64)
     # 0.95 · 20 is 19.000000000000004 in binary, and must be 19
-    index = jnp.ceil(n * jnp.asarray(beta, jnp.result_type(float)) * (1 - 8 * jnp.finfo(jnp.result_type(float)).eps))
-    return ordered[jnp.clip(index.astype(jnp.int32) - 1, 0, n - 1)]
+    index = at.ceil(len(ordered) * share * (1 - 8 * jnp.finfo(share.dtype).eps))
+    return ordered[at.maximum(index.astype(np.int32) - 1, 0)]
 
 
 def empirical_cvar(losses: Float[Array, " n"], *, beta: Number) -> Scalar:

@@ -76,6 +76,21 @@ def test_half_precision_sums_in_float32_and_zeros_wait():
     assert u["half"].dtype == jnp.bfloat16 and float(u["half"][0]) == 0.5 / 32
 
 
+def test_it_stops_where_the_sum_overflows():
+    tx = adagrad_norm()
+    g = jnp.ones(2)
+    first, state = tx.update(1e30 * g, tx.init(g))
+    then, _ = tx.update(g, state)
+    assert first.tolist() == then.tolist() == [0.0, 0.0]
+
+
+def test_decay_takes_its_share_of_the_parameters():
+    params = {"a": jnp.array([2.0]), "b": jnp.array([2.0])}
+    tx = adagrad_norm(0.5, weight_decay=0.25, mask={"a": True, "b": False})
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert (updates["a"].tolist(), updates["b"].tolist()) == ([-0.25], [0.0])  # 0.5 · 0.25 · 2
+
+
 def test_clear_errors():
     with pytest.raises(ValueError, match=r"b0 must lie in \[0.0, inf\], got -1"):
         adagrad_norm(b0=-1)

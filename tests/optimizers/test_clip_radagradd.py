@@ -104,13 +104,60 @@ def test_first_step_knows_b0_alone():
     np.testing.assert_allclose(second, -0.5 * g / np.sqrt(66.0), rtol=1e-6)  # float32
 
 
-def test_an_overflowing_gradient_is_dropped_and_zeros_wait():
-    tx = clip_radagradd(1.0, clip=1.0, b0=0.0)
-    g = jnp.array([1e30, 1.0])
-    state = tx.init(g)
-    nothing, after = tx.update(g, state)
-    assert nothing.tolist() == [0.0, 0.0] and float(after[0].sum_of_squares) == 0.0
-    assert tx.update(jnp.zeros(2), state)[0].tolist() == [0.0, 0.0]
+def test_the_divisor_of_each_alias():
+    g = jnp.array([8.0])
+    for tx in (
+        clip_radagradd(1.0, np.inf, b0=2.0, eps=2.0, coordinatewise=True),
+        clip_adagrad(1.0, np.inf, delayed=True, b0=2.0, eps=2.0),
+    ):
+        assert tx.update(g, tx.init(g))[0].tolist() == [-2.0]  # 8/(2 + 2)
+
+
+@pytest.mark.parametrize("make", [clip_radagradd, clip_adagrad, clip_adam])
+def test_decay_takes_its_share_of_the_parameters(make):
+    params = {"a": jnp.array([2.0]), "b": jnp.array([2.0])}
+    tx = make(0.5, weight_decay=0.25, mask={"a": True, "b": False})
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert (updates["a"].tolist(), updates["b"].tolist()) == ([-0.25], [0.0])  # 0.5 · 0.25 · 2
+
+
+@pytest.mark.parametrize("clip", [1.0, np.inf])
+def test_an_overflowing_gradient_is_dropped(clip):
+    g = {"a": jnp.array([1e30, 1.0])}
+    for tx in (
+        clip_radagradd(1.0, clip),
+        clip_adagrad(1.0, clip),
+        clip_adagrad(1.0, clip, clip_mode="leaf"),
+        clip_adam(1.0, clip),
+    ):
+        state = tx.init(g)
+        nothing, after = tx.update(g, state)
+        assert nothing["a"].tolist() == [0.0, 0.0]
+        before, after = (jax.tree.leaves(s)[-1].ravel().tolist() for s in (state, after))  # the sum of squares, or ν
+        assert before == after
+
+
+def test_zeros_move_nothing():
+    zero = jnp.zeros(2)
+    for tx in (
+        clip_radagradd(b0=0.0),
+        clip_adagrad(b0=0.0, eps=0.0),
+        clip_adam(eps=0.0),
+        clip_adam(eps=0.0, v0=0.0, delayed=True),
+    ):
+        assert tx.update(zero, tx.init(zero))[0].tolist() == [0.0, 0.0]
+    # where another part of the model is trained, no leaf may be left
+    tx = optax.masked(clip_adam(), False)
+    assert tx.update(zero, tx.init(zero))[0].tolist() == [0.0, 0.0]
+
+
+def test_half_precision_is_clipped_in_float32():
+    g = jnp.ones(3, jnp.bfloat16)
+    tx = clip_radagradd(1.0, 1.0, b0=0.0, clip_mode="leaf")
+    updates, state = tx.update(g, tx.init(g))
+    assert updates.dtype == jnp.bfloat16
+    # (1/√3)² is 0.3346 in bfloat16
+    np.testing.assert_allclose(state[0].sum_of_squares, 1.0, rtol=1e-6)
 
 
 def test_clear_errors():
@@ -122,5 +169,9 @@ def test_clear_errors():
         clip_radagradd(eta=-1)
     with pytest.raises(ValueError, match="clip_mode must be one of global, leaf, element, got 'norm'"):
         clip_adagrad(clip_mode="norm")
-    with pytest.raises(ValueError, match=r"b2 must lie in \[0.0, 1.0\], got 2"):
-        clip_adam(b2=2)
+    with pytest.raises(ValueError, match=r"weight_decay must lie in \[0.0, inf\], got -0.1"):
+        clip_adagrad(weight_decay=-0.1)
+    with pytest.raises(TypeError, match="a parameter or gradient is complex64"):
+        clip_adagrad().init(jnp.ones(2, jnp.complex64))
+    with pytest.raises(ValueError, match="b2 must lie in .* got 1.0"):
+        clip_adam(b2=1.0)

@@ -117,8 +117,16 @@ def test_zero_gradients_and_half_precision():
         u, state = tx.update(g, tx.init(g), g, value=jnp.bfloat16(3.0))
         assert u["w"].dtype == jnp.bfloat16 and u["w"].tolist() == [0.0] * 3
         assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    # an overflowing square moves nothing
+    huge = {"w": jnp.full(3, 1e30), "empty": g["empty"]}
+    for tx in (alr_mag(), alr_heavy_ball()):
+        assert tx.update(huge, tx.init(huge), huge, value=3.0)[0]["w"].tolist() == [0.0] * 3
     # the square of 4096 halves is not lost in bfloat16
     assert float(polyak_step_size(jnp.float32(1024.0), jnp.full(4096, 0.5, jnp.bfloat16))) == 1.0
+    # the cap, the bound and c: 4 · 0.5/(2 · 1/2), not more than 1.5
+    half = jnp.array([0.5, 0.5])
+    assert float(polyak_step_size(3.0, half, f_star=1.0, c=2.0)) == 2.0
+    assert float(polyak_step_size(3.0, half, f_star=1.0, c=2.0, max_lr=1.5)) == 1.5
     # a loss below its bound does not step uphill
     assert float(polyak_step_size(jnp.float32(-1.0), jnp.ones(2))) == 0.0
 
@@ -132,9 +140,13 @@ def test_clear_errors():
             tx.update(g, tx.init(g), g, value=g)
     with pytest.raises(ValueError, match="alr_mag decays the parameters"):
         alr_mag(weight_decay=0.1).update(g, alr_mag().init(g), value=1.0)
-    with pytest.raises(ValueError, match=r"beta must lie in \[0.0, 1.0\], got 1.5"):
-        alr_heavy_ball(beta=1.5)
+    with pytest.raises(ValueError, match="beta must lie in .* got 1.0"):
+        alr_heavy_ball(beta=1.0)
     with pytest.raises(ValueError, match=r"max_lr must lie in \(0, inf\], got 0"):
         alr_mag(max_lr=0)
+    with pytest.raises(ValueError, match=r"c must lie in \(0, inf\], got 0"):
+        alr_heavy_ball(c=0)
+    with pytest.raises(ValueError, match="weight_decay must lie in"):
+        alr_mag(weight_decay=-0.1)
     with pytest.raises(ValueError, match="f_star must lie in"):
         polyak_step_size(jnp.float32(1.0), g, f_star=jnp.inf)

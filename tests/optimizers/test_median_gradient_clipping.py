@@ -90,8 +90,8 @@ def test_equals_the_equations(x64, kind, options):
 def test_limits_that_have_a_name(x64):
     params, grads = random_tree(4), random_tree(5, (STEPS,))
     g, m = (jax.tree.map(lambda g, t=t: jnp.asarray(g[t]), grads) for t in (0, 1))
-    for kind in ("l2", "l1", "l2sq"):  # τ = ∞: no memory
-        ours = spp_median_update(m, g, tau=np.inf, kind=kind)
+    for kind in ("l2", "l1", "l2sq", "huber", "huber_element"):  # τ = ∞: no memory
+        ours = spp_median_update(m, g, tau=np.inf, kind=kind, mu=0.7)
         np.testing.assert_allclose(flat(ours), flat(g), rtol=1e-13, atol=1e-14)  # m + (g - m) is g but for rounding
     momentum = optax.chain(optax.ema(0.8, debias=False), optax.sgd(0.1))  # τ/(1 + τ) = 0.2
     ours, _ = run(optax.chain(scale_by_median_momentum(0.25, kind="l2sq"), optax.sgd(0.1)), params, grads)
@@ -134,8 +134,13 @@ def test_half_precision_overflow_and_zeros():
     assert u["half"].dtype == jnp.bfloat16
     # without μ the Huber rule is the l2 one: the step is τ long
     np.testing.assert_allclose(np.linalg.norm(state.median["half"]), 0.5, rtol=1e-6)
-    _, after = tx.update({"half": jnp.full(3, 1e38, jnp.bfloat16), "empty": g["empty"]}, state)
+    huge = jnp.full(3, 1e38, jnp.bfloat16)
+    _, after = tx.update({"half": huge, "empty": g["empty"]}, state)
     assert after.median["half"].tolist() == state.median["half"].tolist()
+    # without a limit too; entry by entry there is no square that could overflow
+    assert spp_median_update(jnp.ones(3), huge, tau=np.inf).tolist() == [1.0] * 3
+    elements = spp_median_update(jnp.ones(3), jnp.array([1e38, -jnp.inf, 1.0]), tau=0.5, kind="huber_element", mu=0.1)
+    assert elements.tolist() == [1.5, 0.5, 1.0]
 
 
 def test_clear_errors():
@@ -147,3 +152,5 @@ def test_clear_errors():
         scale_by_median_momentum(1.0, kind="huber")
     with pytest.raises(ValueError, match="mu must lie in"):
         scale_by_median_momentum(1.0, kind="huber", mu=-1.0)
+    with pytest.raises(ValueError, match=r"tau must lie in \(0, inf\], got -1"):
+        spp_median_update(jnp.zeros(2), jnp.ones(2), tau=-1)

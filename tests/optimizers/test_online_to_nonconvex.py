@@ -104,16 +104,29 @@ def test_the_theorys_numbers():
     assert interval == 9  # 27^(2/3)
     np.testing.assert_allclose([radius, eta], [0.1 / 9, 0.1 / 27], rtol=1e-12)
     assert o2nc_radius(10, 100.0, lipschitz=1.0)[2] == 5  # at least two epochs
+    assert o2nc_radius(10, 1e-9, lipschitz=1.0)[2] == 1
+
+
+def test_stationarity_of_three_points():
+    found = goldstein_stationarity(jnp.sign, jnp.array([[-1.0], [-1.0], [5.0]]))
+    np.testing.assert_allclose(found, [1 / 3, 4.0], rtol=1e-6)  # (-1 - 1 + 1)/3, and 5 - 1
+
+
+def test_an_overflowing_step_becomes_zero():
+    for radius in (1.0, np.inf):
+        tx = o2nc(0.5, radius)
+        state = tx.update(jnp.full(2, 1e30), tx.init(jnp.ones(2)), key=jax.random.key(0))[1]
+        assert state.delta.tolist() == [0.0, 0.0]
 
 
 def test_half_precision_and_zeros():
     g = {"half": jnp.ones(3, jnp.bfloat16), "empty": jnp.zeros((0, 2))}
-    tx = o2nc(0.5, 1.0)
+    tx = o2nc(0.3, 1.0)
     u, state = tx.update(jax.tree.map(jnp.zeros_like, g), tx.init(g), key=jax.random.key(0))
     assert u["half"].dtype == jnp.bfloat16 and u["half"].tolist() == [0.0] * 3
     u, state = tx.update(g, state, key=jax.random.key(1))
     assert state.delta["half"].dtype == jnp.float32
-    np.testing.assert_allclose(state.delta["half"], -0.5, rtol=1e-6)
+    np.testing.assert_allclose(state.delta["half"], -0.3, rtol=1e-6)  # 0.3 is 0.3008 in bfloat16
 
 
 def test_clear_errors():
@@ -124,6 +137,10 @@ def test_clear_errors():
         o2nc(0.1, 1.0).update(g, o2nc(0.1, 1.0).init(g), key=0)
     with pytest.raises(ValueError, match=r"radius must lie in \(0, inf\], got 0"):
         o2nc(0.1, 0)
+    with pytest.raises(ValueError, match="learning_rate must lie in"):
+        o2nc(-0.1, 1.0)
+    with pytest.raises(ValueError, match="eta must lie in"):
+        o2nc_step(jax.random.key(0), jnp.sign, g, g, eta=-1, radius=1.0)
     with pytest.raises(ValueError, match="reset_interval must lie in"):
         o2nc(0.1, 1.0, reset_interval=0)
     with pytest.raises(ValueError, match="goldstein_stationarity: the leading axes of the points disagree"):

@@ -1,4 +1,6 @@
-"""PSPS against the projections that it solves, a transcription, and its invariance."""
+"""PSPS against the research code, the projections that it solves, a transcription, and its invariance."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,34 @@ import optax
 import pytest
 from scipy.optimize import minimize
 
+from jaxtrain.core import checked
 from jaxtrain.optimizers import psps, scale_by_preconditioned_polyak
 from tests.optimizers.trajectories import flat, random_tree, run
 
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "psps.npz")
 STEPS = 40
+
+
+@pytest.mark.parametrize("slack", ["none", "L1", "L2"])
+@pytest.mark.parametrize("preconditioner", ["none", "hutch"])
+def test_equals_the_research_code(x64, preconditioner, slack):
+    params, grads, curvatures = (
+        {n: GOLDEN[f"{part}/{n}"] for n in ("matrix", "scalar", "vector")} for part in ("first", "grads", "curvatures")
+    )
+    # the options of tests/golden/make_psps.py in our names; 0.1 is that code's floor
+    name = {"none": None, "hutch": "hutchinson"}[preconditioner]
+    options = {"slack": None if slack == "none" else slack.lower(), "alpha": 0.1}
+
+    # the price of slack changes on the way: it is an argument of the scanned steps
+    def update(g, state, params, *, price, **extra):
+        return psps(name, slack_lambda=price, **options).update(g, state, params, **extra)
+
+    tx = optax.GradientTransformationExtraArgs(psps(name).init, update)
+    prices = np.where(np.arange(STEPS) < 25, 0.1, 0.4)
+    extras = {"price": prices, "value": GOLDEN["values"], "hessian_diag": curvatures}
+    iterates, _ = run(tx, params, grads, extras)
+    # 40 float64 steps of order one, norms summed in another order
+    np.testing.assert_allclose(iterates, GOLDEN[f"iterates/{preconditioner}_{slack}"], rtol=0, atol=1e-12)
 
 
 def inputs():
@@ -145,6 +171,28 @@ def test_probes_of_its_own(x64):
     np.testing.assert_allclose(state.diagonal, [1.0, 4.0, 100.0], atol=0.5)
 
 
+def test_a_probe_for_each_step_and_others_before_the_first(x64):
+    """A probe of this Hessian errs by ±4 or not at all: z_i (H z)_i = h_ii + 2 Σ z_i z_j."""
+    h = np.diag([1.0, 4.0, 100.0]) + 2.0 * (1 - np.eye(3))
+    x = jnp.array([1.0, -2.0, 0.5])
+
+    def errors(seed, **options):
+        tx = psps(**options)
+        key = jax.random.key(seed)
+        state = tx.update(h @ x, tx.init(x), x, value=0.5 * x @ h @ x, grad_fn=lambda x: h @ x, key=key)[1]
+        return np.asarray(state[0].diagonal) - np.diag(h)
+
+    assert set(errors(0, beta=0.0, init_probes=400)) <= {-4.0, 0.0, 4.0}  # the newest alone
+    halves = np.array([errors(seed, beta=0.5, init_probes=1) for seed in range(4)])
+    assert set(np.unique(halves)) <= {-4.0, -2.0, 0.0, 2.0, 4.0} and (np.abs(halves) == 2.0).any()
+
+
+def test_half_precision_is_squared_in_float32():
+    g = jnp.full(3, 1 / 3, jnp.bfloat16)
+    _, state = psps("adagrad").update(g, psps("adagrad").init(g), value=1.0)
+    np.testing.assert_allclose(state[0].diagonal, np.float32(g) ** 2, rtol=1e-7)  # bfloat16 would err by 1e-3
+
+
 def test_zero_gradients_and_half_precision():
     g = {"half": jnp.zeros(3, jnp.bfloat16), "empty": jnp.zeros((0, 2))}
     for name in ("adam", "adagrad", None):
@@ -167,6 +215,15 @@ def test_clear_errors():
         psps(alpha=0)
     with pytest.raises(ValueError, match="init_probes must be at least 1, got 0"):
         psps(init_probes=0)
+    for name, options in {"slack_lambda": {"slack_lambda": -1}, "max_lr": {"max_lr": 0}, "beta": {"beta": 1.0}}.items():
+        with pytest.raises(ValueError, match=f"{name} must lie in"):
+            psps(**options)
+    with pytest.raises(TypeError, match="max_lr must be a number, got NoneType"):
+        psps(max_lr=None)
+    with pytest.raises(ValueError, match=r"alpha must lie in \(0, inf\], got 0"):
+        checked(lambda alpha: psps(alpha=alpha).init(g))(0.0)
+    with pytest.raises(TypeError, match="psps needs a typed key"):
+        psps().update(g, psps().init(g), g, value=1.0, grad_fn=lambda x: x, key=0)
     with pytest.raises(ValueError, match="psps needs the loss"):
         psps(None).update(g, psps(None).init(g))
     with pytest.raises(ValueError, match="psps with Hutchinson's preconditioner needs the Hessian's diagonal"):

@@ -117,11 +117,47 @@ def test_it_survives_what_overflows():
     tx, x = smb(1.0), jnp.array([2.0, 3.0])
     _, _, updates = take_step(tx, x, tx.init(x), lambda x: jnp.sum(jnp.exp(jnp.square(jnp.square(x)) - 50.0)))
     assert updates.tolist() == [0.0, 0.0]
-    g = jnp.array([1e12, -1e12])
-    large = model_building_step(g, -3 * g, -g)
-    np.testing.assert_allclose(large / 1e12, model_building_step(g / 1e12, -3 * g / 1e12, -g / 1e12), rtol=1e-5)
+    g = jnp.array([1.0, -1.0])
+    for size in (1e-30, 1e30):
+        step = model_building_step(size * g, -3 * size * g, -size * g) / size
+        np.testing.assert_allclose(step, model_building_step(g, -3 * g, -g), rtol=1e-5)  # float32
+        # an independent batch of another size, and none
+        other = model_building_step(g, -3 * g, -g, linear=size * g) / size
+        np.testing.assert_allclose(other, model_building_step(g, -3 * g, -g), rtol=1e-5)
     # zero gradients of one tensor
     assert model_building_step(jnp.zeros(2), g, jnp.zeros(2)).tolist() == [0.0, 0.0]
+
+
+def outcome(value, after, *, g=2.0, **options):
+    """The update from ``value``, where the trial step leads to ``after`` and the gradient there is 3."""
+    tx, x = smb(0.5, **options), jnp.array([1.0])
+    g = jnp.array([g])
+    return tx.update(g, tx.init(x), x, value=value, value_fn=lambda x: after, grad_fn=lambda x: jnp.array([3.0]))[0]
+
+
+def test_which_trials_fail():
+    model = model_building_step(*map(jnp.array, ([2.0], [3.0], [-1.0])))
+    assert outcome(1.0, 1.0, c=0.0).tolist() == [-1.0]  # equal is low enough
+    assert outcome(1.0, 0.8, c=0.1).tolist() == [-1.0]  # 1 - 0.1 · 0.5 · 4
+    assert outcome(1.0, 0.9, c=0.1).tolist() == model.tolist()
+    assert outcome(1.0, jnp.nan).tolist() == model.tolist()
+    assert outcome(1.0, 2.0, g=1e-9).tolist() == [np.float32(-5e-10)]  # too short for a model
+
+
+def test_the_schedule_counts_shares():
+    x = jnp.array([1.0])
+    for failures, factor in ((29, 1 / 0.9), (30, 0.9)):  # 0.29 · 100 is 28.999999999999996 in binary
+        tx = smb(0.5, schedule_period=100, schedule_share=0.29)
+        state = tx.init(x)._replace(count=jnp.int32(99), failures=jnp.int32(failures))
+        state = take_step(tx, x, state, lambda x: 0.1 * jnp.sum(x**2))[1]
+        np.testing.assert_allclose(state.scale, factor, rtol=1e-6)
+        assert int(state.failures) == 0
+
+
+def test_half_precision_is_computed_in_float32():
+    g, after, s = (jnp.array(x, jnp.bfloat16) for x in ([1 / 3, 2 / 3], [-0.7, 0.1], [-0.3, -0.6]))
+    wide = model_building_step(*(x.astype(jnp.float32) for x in (g, after, s)))
+    assert model_building_step(g, after, s).tolist() == wide.astype(jnp.bfloat16).tolist()
 
 
 def test_the_second_gradient_is_only_computed_where_the_trial_fails():
@@ -150,5 +186,11 @@ def test_clear_errors():
         smb(eta=1.0)
     with pytest.raises(ValueError, match=r"c must lie in \[0.0, 1.0\], got 2"):
         smb(c=2)
+    with pytest.raises(ValueError, match=r"schedule_factor must lie in \(0, 1\), got 0"):
+        smb(schedule_factor=0)
+    with pytest.raises(ValueError, match="schedule_share must lie in"):
+        smb(schedule_share=2)
+    with pytest.raises(ValueError, match=r"max_lr must lie in \(0, inf\], got 0"):
+        smb(max_lr=0)
     with pytest.raises(ValueError, match="schedule_period must be at least 1, got 0"):
         smb(schedule_period=0)

@@ -93,6 +93,8 @@ def test_subgradient_step_is_the_gradient_of_the_objective(x64, above):
     new = cvar_subgradient_step(theta, alpha, loss(theta), jax.grad(loss)(theta), beta=0.8, lr=0.1)
     np.testing.assert_allclose(new[0], theta - 0.1 * gradient[0], rtol=1e-14)
     np.testing.assert_allclose(new[1], alpha - 0.1 * gradient[1], rtol=1e-14)
+    # at the kink the loss is not above
+    assert float(cvar_subgradient_step(theta, 2.0, 2.0, theta, beta=0.5, lr=0.5)[1]) == 1.5
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 0.95, 0.97])
@@ -115,6 +117,18 @@ def test_risks_equal_sorting_and_minimising(x64, beta):
     np.testing.assert_allclose(np.sort(gradient)[::-1], weights / count, atol=1e-12)
 
 
+def test_the_quantile_of_many_losses_is_counted_one_by_one():
+    losses = jnp.arange(3_000_000, dtype=jnp.float32)
+    # 1.8 · 10⁶ losses do not exceed the answer; float32 numbers them exactly up to 1.6 · 10⁷
+    assert float(empirical_var(losses, beta=0.6)) == 1_799_999.0
+
+
+def test_traced_shares():
+    losses = jnp.arange(1.0, 21.0)
+    quantiles = jax.vmap(lambda beta: empirical_var(losses, beta=beta))(jnp.array([0.0, 0.5, 0.95]))
+    assert quantiles.tolist() == [1.0, 10.0, 19.0]
+
+
 def test_alpha_finds_the_quantile(x64):
     """Losses that nothing moves: α settles at their quantile."""
     losses = np.random.default_rng(8).exponential(size=9)
@@ -135,6 +149,14 @@ def test_clear_errors():
         spl_plus(beta=1.0)
     with pytest.raises(ValueError, match=r"lr_alpha must lie in \[0.0, inf\], got -1"):
         spl_plus(lr_alpha=-1)
+    with pytest.raises(ValueError, match="alpha0 must lie in"):
+        spl_plus(alpha0=jnp.inf)
+    with pytest.raises(ValueError, match="lr_params must lie in"):
+        cvar_prox_linear_step(g, 0.0, 1.0, g, beta=0.5, lr_params=-1, lr_alpha=1)
+    with pytest.raises(ValueError, match="lr must lie in"):
+        cvar_subgradient_step(g, 0.0, 1.0, g, beta=0.5, lr=-1)
+    with pytest.raises(ValueError, match=r"one loss for each example, got an array of shape \(0,\)"):
+        empirical_var(jnp.zeros(0), beta=0.5)
     with pytest.raises(ValueError, match="spl_plus needs the loss: call tx.update"):
         spl_plus().update(g, spl_plus().init(g))
     # where types are checked, as here, they speak first

@@ -127,6 +127,18 @@ def in_place_of(old: Array, new: Array, count: Int[Array, ""], *others: Array) -
     return jax.lax.platform_dependent(old, new, count, *others, cpu=on_cpus, default=elsewhere)
 
 
+def anew(tree: Params) -> Params:
+    """The arrays as they are; on CPUs what is computed from them is computed anew, and not stored for a second use.
+
+    XLA's CPU backend would store what a sum over all entries and a later loop have in common. GPUs compute it twice by
+    themselves, and a barrier there hides that a result may be written over what it is made of.
+
+    >>> anew({"a": jnp.ones(2)})["a"].tolist()
+    [1.0, 1.0]
+    """
+    return jax.lax.platform_dependent(tree, cpu=jax.lax.optimization_barrier, default=lambda tree: tree)
+
+
 def over_matrices(fn: Callable[..., Any], *, batch_axes: int = 1) -> Callable[..., Any]:
     """``fn`` of one matrix (or several) as a function of many along ``batch_axes`` leading axes, for decompositions.
 

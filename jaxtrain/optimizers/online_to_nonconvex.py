@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Key, Number, Params, Scalar, check_finite_number, check_key, check_leading_axes
-from jaxtrain.core.numerics import accumulator_dtype, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, anew, zeros_accumulator
 from jaxtrain.optimizers._inner import check_cap, common_dtype, share_within, squared_norm
 
 
@@ -38,7 +38,7 @@ def _learned(delta: Params, grad: Params, eta: Number, radius: Number) -> Params
     start = (delta, grad, jnp.asarray(eta))
     factor = share_within(radius, squared_norm(moved(*start)))
     # computed again after its norm and not stored between
-    again = moved(*jax.lax.optimization_barrier(start))
+    again = moved(*anew(start))
     return jax.tree.map(lambda d: (factor * d).astype(d.dtype), again)
 
 

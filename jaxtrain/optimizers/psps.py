@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_decays, check_finite_number, check_key, check_same_structure
-from jaxtrain.core.numerics import accumulator_dtype, run_if, static_int, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, anew, run_if, static_int, zeros_accumulator
 from jaxtrain.core.probes import hutchinson_diagonal
 from jaxtrain.optimizers._inner import check_cap, common_dtype, inner, ratio, the_value
 
@@ -179,7 +179,7 @@ def scale_by_preconditioned_polyak(
             step, s = jnp.minimum(free, step), jnp.maximum(s - slack_lambda + free, 0)
         step = jnp.minimum(step, max_lr)
         # divided again after its norm and not stored between
-        again = direction(*jax.lax.optimization_barrier(start))
+        again = direction(*anew(start))
         updates = jax.tree.map(lambda u, d: (step * d).astype(u.dtype), updates, again)
         return updates, PspsState(count, diagonal, s.astype(kind))
 

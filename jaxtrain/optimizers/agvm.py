@@ -61,12 +61,14 @@ def module_gradient_variance(
         g = g.astype(accumulator_dtype(g))
         return g if v is None else g / (jnp.sqrt(b2 * v + (1 - b2) * g**2) + eps)
 
-    names = jax.tree.leaves(label_leaves(labels, grads_a))
-    leaves = [jax.tree.leaves(tree) for tree in (grads_a, grads_b)]
-    moments = [None] * len(names) if second_moment is None else jax.tree.leaves(second_moment)
-    groups: dict[Hashable, list[tuple[Array, Array]]] = {name: [] for name in sorted(set(names), key=str)}
+    names, structure = jax.tree.flatten(label_leaves(labels, grads_a), is_leaf=is_masked)
+    leaves = [structure.flatten_up_to(tree) for tree in (grads_a, grads_b)]
+    moments = [None] * len(names) if second_moment is None else structure.flatten_up_to(second_moment)
+    groups: dict[Hashable, list[tuple[Array, Array]]] = {}
     for name, a, b, v in zip(names, *leaves, moments, strict=True):
-        groups[name].append((scaled(a, v), scaled(b, v)))
+        if not is_masked(name):  # under optax.masked the halves still have all leaves
+            groups.setdefault(name, []).append((scaled(a, v), scaled(b, v)))
+    groups = {name: groups[name] for name in sorted(groups, key=str)}
     return {name: 1 - cosine(*map(list, zip(*pairs, strict=True))) for name, pairs in groups.items()}
 
 

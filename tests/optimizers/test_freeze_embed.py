@@ -1,5 +1,7 @@
 """SGD with a frozen embedding: bits that do not move, bytes counted by hand, norms from NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,9 @@ def test_frozen_leaves_keep_their_bits_and_the_others_follow_sgd(momentum):
 def test_nesterov_is_optaxs():
     ours = run(sgd_freeze_embed(0.1, frozen=freeze_labels, nesterov=True), PARAMS, GRADS)
     plain = run(optax.sgd(0.1, momentum=0.9, nesterov=True), PARAMS, GRADS)
-    jax.tree.map(np.testing.assert_array_equal, ours["block"], plain["block"])
+    # two programs, in which XLA may contract products and sums otherwise: float32, parameters up to 1, rounding of 30 steps
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-6)
+    jax.tree.map(close, ours["block"], plain["block"])
 
 
 def test_frozen_may_be_a_tree_and_holds_no_state():

@@ -70,8 +70,8 @@ def nbytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def lowered(tx: optax.GradientTransformation, shapes_of: Any, asks: Sequence[str] = ()) -> Any:
-    """A donated step on parameters of these shapes, traced but not yet compiled."""
+def lowered(tx: optax.GradientTransformation, shapes_of: Any, asks: Sequence[str] = (), device: Any = None) -> Any:
+    """A donated step on parameters of these shapes, traced but not yet compiled; for ``device``, or where JAX computes."""
 
     def step(params, state, grads):
         given = {"value": jnp.ones(()), "hessian_diag": grads, "key": jax.random.key(0)}
@@ -79,7 +79,11 @@ def lowered(tx: optax.GradientTransformation, shapes_of: Any, asks: Sequence[str
         updates, state = tx.update(grads, state, params, **{name: given[name] for name in asked})
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step, donate_argnums=(0, 1)).lower(shapes_of, jax.eval_shape(tx.init, shapes_of), shapes_of)
+    there = {}
+    if device is not None:
+        there["in_shardings"] = there["out_shardings"] = jax.sharding.SingleDeviceSharding(device)
+    step = jax.jit(step, donate_argnums=(0, 1), **there)
+    return step.lower(shapes_of, jax.eval_shape(tx.init, shapes_of), shapes_of)
 
 
 class Run:

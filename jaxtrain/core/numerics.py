@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from jaxtrain.core.types import Params
 
@@ -57,21 +57,25 @@ def _never(*arrays: Array) -> Bool[Array, ""]:
     return jnp.any(jnp.stack([(e > 1) & (e < 0) for e in entries])) if entries else jnp.zeros((), bool)
 
 
-def after(x: Array, *others: Array) -> Array:
-    """``x`` as it is, but on CPUs known only when the others are.
+def in_place_of(old: Array, new: Array, count: Int[Array, ""], *others: Array) -> Array:
+    """``new`` as it is, said in such a way that XLA writes it over ``old`` without a copy.
 
-    A state that becomes this step's gradient could take the place of its old value at any time. XLA's CPU backend
-    therefore first copies the old one for those who read it, on one core and into memory that is new at every step.
-    Those who read it come first where the gradient looks at an entry of what they computed. Elsewhere nothing is done.
+    A state that becomes this step's gradient is, to XLA, a copy of it, made by a program of its own. On CPUs the old
+    value is even copied before, on one core, for those who still read it, unless ``new`` looks at an entry of what they
+    computed, ``others``. Accelerators write it in the loop that reads the old value, where ``new`` seems to depend on
+    that: it is kept while ``count``, a number of steps, is negative.
 
-    >>> after(jnp.array([1.0, 2.0]), jnp.array([jnp.nan])).tolist()
+    >>> in_place_of(jnp.zeros(2), jnp.array([1.0, 2.0]), jnp.array(0), jnp.array([jnp.nan])).tolist()
     [1.0, 2.0]
     """
 
-    def wait(x, *others):
-        return jnp.where(_never(*others), jnp.zeros_like(x), x)
+    def on_cpus(old, new, count, *others):
+        return jnp.where(_never(*others), jnp.zeros_like(new), new)
 
-    return jax.lax.platform_dependent(x, *others, cpu=wait, default=lambda x, *others: x)
+    def elsewhere(old, new, count, *others):
+        return jnp.where(count < 0, old, new)
+
+    return jax.lax.platform_dependent(old, new, count, *others, cpu=on_cpus, default=elsewhere)
 
 
 def over_matrices(fn: Callable[..., Any], *, batch_axes: int = 1) -> Callable[..., Any]:

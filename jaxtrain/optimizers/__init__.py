@@ -137,6 +137,7 @@ from jaxtrain.optimizers.psps import PspsState, psps, scale_by_preconditioned_po
 from jaxtrain.optimizers.ranger21 import SlowParamsState, lookahead, ranger21, ranger21_schedule
 from jaxtrain.optimizers.sgd_sai import GsnrState, gradient_snr, scale_by_gsnr_at_init, sgd_sai
 from jaxtrain.optimizers.shampoo import ShampooState, distributed_shampoo, scale_by_distributed_shampoo
+from jaxtrain.optimizers.small_leaves import fuse_small_leaves
 from jaxtrain.optimizers.smb_model_building import SmbState, model_building_step, smb
 from jaxtrain.optimizers.soap import SoapState, eigenbasis_qr_update, scale_by_soap, soap
 from jaxtrain.optimizers.spl_plus_cvar import (
@@ -251,6 +252,7 @@ __all__ = [
     "empirical_cvar",
     "empirical_var",
     "freeze_labels",
+    "fuse_small_leaves",
     "goldstein_stationarity",
     "gradient_snr",
     "gradual_unfreeze_schedule",

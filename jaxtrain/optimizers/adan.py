@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import after, zeros_accumulator
+from jaxtrain.core.numerics import in_place_of, zeros_accumulator
 from jaxtrain.optimizers._decay import DecayState
 from jaxtrain.optimizers._fused import map_leaves
 
@@ -80,7 +80,7 @@ def scale_by_adan(
             d = (b2 * d + (1 - b2) * delta).astype(d.dtype)
             n = (b3 * n + (1 - b3) * (g32 + b2 * delta) ** 2).astype(n.dtype)
             u = (m / c1 + c2 * d) / (jnp.sqrt(n / c3) + eps)
-            return u.astype(g.dtype), m, d, n, after(g32, d, n)
+            return u.astype(g.dtype), m, d, n, in_place_of(previous, g32, count, d, n)
 
         updates, *state = map_leaves(step, 5, updates, *state[1:])
         return updates, AdanState(count, *state)

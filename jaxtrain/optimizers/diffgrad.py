@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import zeros_accumulator
+from jaxtrain.core.numerics import in_place_of, zeros_accumulator
 from jaxtrain.optimizers._fused import map_leaves
 
 
@@ -79,7 +79,7 @@ def scale_by_diffgrad(
             v = (b2 * v + (1 - b2) * g32**2).astype(v.dtype)
             friction = 0.5 if previous is None else jax.nn.sigmoid(jnp.abs(previous - g32))
             u = (friction * scale * m / (jnp.sqrt(v) + eps)).astype(g.dtype)
-            return u, m, v, None if previous is None else g32
+            return u, m, v, None if previous is None else in_place_of(previous, g32, count)
 
         updates, *moments = map_leaves(step, 4, updates, state.mu, state.nu, state.previous)
         return updates, DiffGradState(count, *moments)

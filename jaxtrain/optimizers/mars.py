@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxtrain.core import Number, Params, check_decays, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, after, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, in_place_of, zeros_accumulator
 from jaxtrain.core.tree import safe_norm
 from jaxtrain.optimizers._arguments import leaves_like
 from jaxtrain.optimizers._fused import map_leaves
@@ -173,11 +173,12 @@ def _scale_by_mars(b1, b2, eps, gamma, clip_norm, base, exact, global_clip, chan
                 outputs = g.shape[channel_axis]
                 ratio = max(1.0, outputs / max(1, g.size // max(1, outputs)))
                 u = newton_schulz_orthogonalize(m / (1 - b1), eps=eps) * ratio**0.5 if g.size else m
-            return u.astype(g.dtype), m, v, after(g.astype(m.dtype), m, *(() if v is None else (v,)))
+            previous = h if exact else in_place_of(h, g.astype(h.dtype), count, m, *(() if v is None else (v,)))
+            return u.astype(g.dtype), m, v, previous
 
         found, mu, nu, previous = map_leaves(step, 4, updates, state.mu, state.nu, before)
         if exact:
-            previous = jax.tree.map(jnp.asarray, params)
+            previous = jax.tree.map(lambda old, p: in_place_of(old, jnp.asarray(p), count), state.previous, params)
         return found, MarsState(count, mu, nu, previous)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, Params, check_finite_number
-from jaxtrain.core.numerics import accumulator_dtype, after, zeros_accumulator
+from jaxtrain.core.numerics import accumulator_dtype, in_place_of, zeros_accumulator
 
 _HINTS = ("last_gradient", "zero")
 
@@ -47,7 +47,7 @@ def _omd(
             change = jax.tree.map(lambda g, h: jnp.sum((g - h) ** 2), grads, state.hint)
             variation = state.variation + sum(jax.tree.leaves(change), start=jnp.zeros((), jnp.float32))
             variation = variation.astype(state.variation.dtype)
-            kept = jax.tree.map(after, grads, change)
+            kept = jax.tree.map(lambda h, g, c: in_place_of(h, g, state.count, c), state.hint, grads, change)
         now, then = rate(state.count, state.variation), rate(state.count + 1, variation)
         anchor = project(jax.tree.map(lambda x, g: (x - now * g).astype(x.dtype), state.anchor, grads))
         played = anchor

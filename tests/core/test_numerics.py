@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxtrain.core.numerics import after, over_matrices, zero_after
+from jaxtrain.core.numerics import in_place_of, over_matrices, zero_after
 
 A = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 4)), jnp.float32)
 A = A + jnp.swapaxes(A, -1, -2)
@@ -36,13 +36,15 @@ def test_waiting_adds_nothing():
 def test_waiting_for_others_changes_nothing():
     """Also in a batch, in a derivative, and in meshes of both kinds, where the others may be sharded."""
     x, other = jnp.arange(16.0).reshape(8, 2), jnp.full((8, 2), jnp.nan)
-    wait = lambda x: after(x, other, jnp.zeros(0))  # noqa: E731
+    count = jnp.zeros((), jnp.int32)
+    wait = lambda x: in_place_of(other, x, count, other, jnp.zeros(0))  # noqa: E731
     np.testing.assert_array_equal(jax.jit(jax.vmap(wait))(jnp.stack([x, -x])), jnp.stack([x, -x]))
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.vdot(x, wait(x)))(x), 2 * x)
     for kind in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
         with jax.set_mesh(mesh):
             place = NamedSharding(mesh, PartitionSpec("data"))
-            got = jax.jit(after)(jax.device_put(x, place), jax.device_put(other, place))
+            old, new = jax.device_put(other, place), jax.device_put(x, place)
+            got = jax.jit(in_place_of)(old, new, count, old)
             np.testing.assert_array_equal(got, x)
             assert got.sharding.is_equivalent_to(place, 2)

@@ -87,7 +87,8 @@ def scale_by_mars(
       base: ``"adamw"``, ``"lion"`` or ``"shampoo"``.
       exact: whether :math:`h_t` is the gradient on this batch. The update then wants the extra argument
         ``prev_point_grads=``, or computes it from ``grad_fn=``, which :func:`jaxtrain.training.make_step` gives: one more
-        gradient for each step.
+        gradient for each step. Under ``optax.masked`` and ``optax.partition`` the first may have all leaves, whereas
+        ``grad_fn`` is called with parameters that lack the others.
       global_clip: one norm over all arrays, as the paper writes it; False: one for each array, as in the released code.
       channel_axis: of matrices, the axis of outputs: the last in JAX's layout, 0 in PyTorch's.
 

@@ -2,18 +2,16 @@
 
 ``python -m experiments.agreement`` (``make agreement``) runs the oracles of all complete papers with ``--agreement`` of
 ``tests/_agreement.py`` and writes ``docs/agreement.md``, unless one fails. ``--stage NAME …`` runs those stages' alone and
-leaves the rest of the page as it stands.
+leaves the rest of the page as it stands; ``--records FILE …`` reads what runs of ``pytest --agreement FILE`` found before.
 """
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +42,22 @@ def oracles(papers: Sequence[Paper]) -> list[str]:
     return list(dict.fromkeys(oracle for paper in papers for oracle in paper.oracles))
 
 
-def run(tests: Sequence[str], processes: str) -> dict[str, dict[str, Any]] | None:
-    """What the recorder says of every case of the tests, or None where one failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "agreement.json"
-        options = ["-q", "-p", "no:cacheprovider", "-n", processes, "--dist", "worksteal", "--agreement", str(file)]
-        if subprocess.run([sys.executable, "-m", "pytest", *options, *tests], cwd=ROOT).returncode:
-            return None
-        return json.loads(file.read_text(encoding="utf-8"))
+def run(tests: Sequence[str], processes: str, file: Path) -> bool:
+    """Lets the recorder write what it finds in the tests; whether all passed."""
+    options = ["-q", "-p", "no:cacheprovider", "-n", processes, "--dist", "worksteal", "--agreement", str(file)]
+    return subprocess.run([sys.executable, "-m", "pytest", *options, *tests], cwd=ROOT).returncode == 0
+
+
+def read(files: Sequence[Path]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """What records were made with, and what they say of every case of every test.
+
+    Raises:
+      ValueError: some were made with other versions.
+    """
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if len(versions := {record["made with"] for record in records}) > 1:
+        raise ValueError(f"the records were made with different versions: {', '.join(sorted(versions))}")
+    return versions.pop(), {name: case for record in records for name, case in record["tests"].items()}
 
 
 def joined(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def joined(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**worst, "comparisons": sum(case["comparisons"] for case in cases)}
 
 
-def section(stage: str, papers: Sequence[Paper], found: Mapping[str, Mapping[str, Any]]) -> str:
+def section(stage: str, papers: Sequence[Paper], versions: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     """The part of the page about a stage.
 
     Raises:
@@ -78,7 +84,7 @@ def section(stage: str, papers: Sequence[Paper], found: Mapping[str, Mapping[str
         f"## {stage}",
         "",
         f"Papers: {len(papers)}. Oracles: {len(tests)}, of which {len(comparing)} compare arrays, {sum(comparing):,} times. "
-        f"Measured with jax {metadata.version('jax')} and Python {platform.python_version()}.",
+        f"Measured with {versions}.",
         "",
         "| method | oracle | comparisons | dtype | error | tolerance | used |",
         "|---|---|---|---|---|---|---|",
@@ -129,15 +135,21 @@ def main(argv: list[str] | None = None) -> int:
         if status_of(paper).label == "complete":
             papers.setdefault(paper.stage, []).append(paper)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", nargs="+", choices=sorted(papers), default=sorted(papers), help="default: all")
+    parser.add_argument(
+        "--stage", nargs="+", metavar="NAME", choices=sorted(papers), default=sorted(papers), help="default: all"
+    )
     parser.add_argument("-n", "--processes", default="auto", help="as of pytest -n; default: auto")
+    parser.add_argument("--records", nargs="+", type=Path, metavar="FILE", help="files to read instead of a run")
     arguments = parser.parse_args(argv)
-    found = run(oracles([paper for stage in arguments.stage for paper in papers[stage]]), arguments.processes)
-    if found is None:
-        print("agreement: an oracle failed; the page was not written", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        files = arguments.records or [Path(folder) / "agreement.json"]
+        tests = oracles([paper for stage in arguments.stage for paper in papers[stage]])
+        if not arguments.records and not run(tests, arguments.processes, *files):
+            print("agreement: an oracle failed; the page was not written", file=sys.stderr)
+            return 1
+        versions, found = read(files)
     old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() and len(arguments.stage) < len(papers) else ""
-    sections = {stage: section(stage, papers[stage], found) for stage in arguments.stage}
+    sections = {stage: section(stage, papers[stage], versions, found) for stage in arguments.stage}
     PAGE.write_text(page(old, sections), encoding="utf-8")
     print(f"agreement: wrote {PAGE.relative_to(ROOT)}")
     return 0

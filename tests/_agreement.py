@@ -6,6 +6,8 @@ FILE holds for every test how many comparisons it made by ``numpy.testing.assert
 
 import functools
 import json
+import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,9 @@ class Recorder:
 
     def pytest_sessionfinish(self, session):
         if not hasattr(session.config, "workerinput"):  # the reports of workers have come to the session above them
-            self.path.write_text(json.dumps(dict(sorted(self.found.items())), indent=1) + "\n", encoding="utf-8")
+            versions = f"jax {metadata.version('jax')} and Python {platform.python_version()}"
+            told = {"made with": versions, "tests": dict(sorted(self.found.items()))}
+            self.path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def pytest_unconfigure(self):
         self.patch.undo()

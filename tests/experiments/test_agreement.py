@@ -2,11 +2,13 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,7 +63,8 @@ def test_records_of_a_run(processes, tmp_path):
         text=True,
     )
     assert done.returncode == 1 and "1 failed, 5 passed" in done.stdout, done.stdout + done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
+    versions, found = agreement.read([tmp_path / "found.json"])
+    assert versions == f"jax {jax.__version__} and Python {platform.python_version()}"
     # the rounding of 4.004 - 4 is a part in 1e13
     exact = {"dtype": "float64", "error": 0.0, "absolute": False, "rtol": 0.0, "atol": 0.0, "used": 0.0}
     several = {"comparisons": 4, "error": pytest.approx(5e-4), "atol": 0.002, "used": pytest.approx(0.5)}
@@ -124,8 +127,8 @@ FOUND = {
 
 
 def test_a_section_of_the_page():
-    text = agreement.section("losses", PAPERS, FOUND)
-    assert "Papers: 2. Oracles: 3, of which 2 compare arrays, 7 times." in text
+    text = agreement.section("losses", PAPERS, "jax 1 and Python 2", FOUND)
+    assert "Papers: 2. Oracles: 3, of which 2 compare arrays, 7 times. Measured with jax 1 and Python 2.\n" in text
     assert text.partition("|---|---|---|---|---|---|---|\n")[2].splitlines() == [
         "| P001: `a`, `optax.b` and 1 more | [one](../t/x.py) | 5 | float32 | 2.0e-09 | rtol 0.1 + atol 1e-08 | 75 % |",
         "|  | [no array](../t/x.py) | 0 | — | — | — | — |",
@@ -133,9 +136,20 @@ def test_a_section_of_the_page():
         "|  | [one](../t/x.py) | 5 | float32 | 2.0e-09 | rtol 0.1 + atol 1e-08 | 75 % |",
     ]
     far = {"t/y.py::test_zero": CASE | {"error": 0.25, "absolute": True, "rtol": 0.0, "atol": 1e4, "used": 2.5e-5}}
-    assert "| float32 | 2.5e-01 absolute | atol 1e+04 | < 0.01 % |" in agreement.section("losses", PAPERS, FOUND | far)
+    assert "| float32 | 2.5e-01 absolute | atol 1e+04 | < 0.01 % |" in agreement.section(
+        "losses", PAPERS, "jax 1 and Python 2", FOUND | far
+    )
     with pytest.raises(ValueError, match=r"oracles that were not run: t/y\.py::test_zero$"):
-        agreement.section("losses", PAPERS, {name: case for name, case in FOUND.items() if "zero" not in name})
+        agreement.section("losses", PAPERS, "", {name: case for name, case in FOUND.items() if "zero" not in name})
+
+
+def test_records_of_several_runs(tmp_path):
+    files = [tmp_path / name for name in "abc"]
+    for file, versions in zip(files, ("jax 1", "jax 1", "jax 2"), strict=True):
+        file.write_text(json.dumps({"made with": versions, "tests": {f"t/{file.name}.py::test_x": CASE}}))
+    assert agreement.read(files[:2]) == ("jax 1", {"t/a.py::test_x": CASE, "t/b.py::test_x": CASE})
+    with pytest.raises(ValueError, match="made with different versions: jax 1, jax 2"):
+        agreement.read(files)
 
 
 def test_other_stages_stay_on_the_page():

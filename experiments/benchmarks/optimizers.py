@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jaxtrain.optimizers as ours
 from experiments.benchmarks._table import Entry, table
 from experiments.benchmarks._timing import machine, print_table, side_by_side
 
@@ -149,6 +150,7 @@ def measure(
     rounds: int = 15,
     seconds: float = 20.0,
     repeat: int = 1,
+    fused: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds, ratio to optax's nearest, to PyTorch and to the floor of every optimizer.
@@ -163,6 +165,7 @@ def measure(
       rounds: how often each is timed; fewer where they would take longer than ``seconds``, never under 3.
       seconds: see there.
       repeat: periods in one timing; with several the host hands over the next step while the device works.
+      fused: whether each is also timed behind ``fuse_small_leaves``.
       say: is told each result.
 
     Raises:
@@ -180,16 +183,21 @@ def measure(
     needed = dict.fromkeys(n for name in names for n in (name, everything[name].nearest))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         made = {name: everything[name].make(everything[name].rate * 1e-3) for name in needed}
+        if fused:
+            made |= {f"{name}, fused": optax.chain(ours.fuse_small_leaves(), made[name]) for name in names}
         made = {name: optax.with_extra_args_support(tx) for name, tx in made.items()}
-        traced = {name: lowered(tx, shapes_of, everything[name].asks) for name, tx in made.items()}
+        entries = {name: everything[name.removesuffix(", fused")] for name in made}
+        traced = {name: lowered(tx, shapes_of, entries[name].asks) for name, tx in made.items()}
         compiled = {name: pool.submit(program.compile) for name, program in traced.items()}
-        programs = {name: (tx, compiled[name].result(), repeat * everything[name].period) for name, tx in made.items()}
+        programs = {name: (tx, compiled[name].result(), repeat * entries[name].period) for name, tx in made.items()}
     say(f"compiled {len(programs)} programs")
     for name in names:
         entry = everything[name]
         calls: dict[str, Any] = {name: Run(*programs[name], params, grads)}
         if entry.nearest != name:
             calls[entry.nearest] = Run(*programs[entry.nearest], params, grads)
+        if fused:
+            calls[f"{name}, fused"] = Run(*programs[f"{name}, fused"], params, grads)
         if twin := _torch_twin(entry.nearest):
             calls["torch"] = _Torch(twin, params, repeat)
         calls["copy"] = copy
@@ -214,6 +222,9 @@ def measure(
         }
         nearest = timings.seconds[entry.nearest] / calls[entry.nearest].steps
         found[name]["× nearest"] = float(np.median(took / nearest))
+        if fused:
+            also = timings.seconds[f"{name}, fused"] / calls[f"{name}, fused"].steps
+            found[name]["fused × floor"] = float(np.median(also / floor))
         if twin:
             found[name]["× torch"] = float(np.median(took / timings.seconds["torch"] * repeat))
         say(f"{name}: {found[name]['ms']:.2f} ms, {found[name]['× floor']:.2f} × floor")
@@ -228,20 +239,23 @@ COLUMNS = {
     "× floor": "× floor",
     "× nearest": "× optax's nearest",
     "× torch": "× PyTorch's",
+    "fused × floor": "small leaves fused: × floor",
 }
 
 
-def _cells(found: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
-    """A row for each optimizer; the nearest last."""
+def _cells(found: dict[str, dict[str, float]], words: bool = False) -> list[tuple[str, ...]]:
+    """A head (in ``words`` or short) and a row for each optimizer, of the columns that were measured; the nearest last."""
     everything = candidates()
-    return [
+    columns = [c for c in COLUMNS if any(c in r for r in found.values())]
+    rows = [
         (
             name,
-            *(f"{r[c]:.2f}" if c in r else "" for c in COLUMNS),
+            *(f"{r[c]:.2f}" if c in r else "" for c in columns),
             "" if (n := everything[name].nearest) == name else n,
         )
         for name, r in found.items()
     ]
+    return [("optimizer", *(COLUMNS[c] if words else c for c in columns), "nearest"), *rows]
 
 
 def _about(tree: str, scale: float, found: dict[str, dict[str, float]]) -> str:
@@ -302,8 +316,8 @@ def page(results: dict[str, dict[str, dict[str, float]]], scale: float, where: s
         "Methods that work at a period (Shampoo, SOAP, subspace momentum) are timed over whole periods.",
     ]
     for tree, found in results.items():
-        head = ("optimizer", *COLUMNS.values(), "nearest")
-        rows = [tuple(f"`{c}`" if c and i in (0, len(head) - 1) else c for i, c in enumerate(r)) for r in _cells(found)]
+        head, *rows = _cells(found, words=True)
+        rows = [tuple(f"`{c}`" if c and i in (0, len(head) - 1) else c for i, c in enumerate(r)) for r in rows]
         lines += ["", f"## Cost on {_about(tree, scale, found)}", ""]
         lines += [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
     if "(cpu)" in where:
@@ -320,6 +334,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="for the rounds of one optimizer, about")
     parser.add_argument("--repeat", type=int, default=1, help="periods in one timing; 10 on accelerators")
     parser.add_argument("--only", nargs="+", choices=list(candidates()), metavar="NAME", help="these only")
+    parser.add_argument("--fused", action="store_true", help="also behind fuse_small_leaves, which is for GPUs")
     parser.add_argument("--page", metavar="FILE", help="also write the tables as a page of the documentation")
     arguments = parser.parse_args(argv)
     print(machine(), flush=True)
@@ -332,10 +347,12 @@ def main(argv: list[str] | None = None) -> int:
             rounds=arguments.rounds,
             seconds=arguments.seconds,
             repeat=arguments.repeat,
+            fused=arguments.fused,
             say=lambda line: print(line, flush=True),
         )
         print(_about(tree, arguments.scale, results[tree]))
-        print_table(TITLE, ("optimizer", *COLUMNS, "nearest"), _cells(results[tree]))
+        head, *rows = _cells(results[tree])
+        print_table(TITLE, head, rows)
     if arguments.page:
         words = [
             "jaxtrain bench optimizers",
@@ -346,6 +363,8 @@ def main(argv: list[str] | None = None) -> int:
             "--repeat",
             str(arguments.repeat),
         ]
+        if arguments.fused:
+            words.append("--fused")
         if arguments.only:
             words += ["--only", *(f"'{name}'" if " " in name else name for name in arguments.only)]
         with open(arguments.page, "w", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ def _count(leaves):
 
 
 def test_a_small_run():
-    found = optimizers.measure(["optax.sgd", "optax.adamw", "adahessian"], scale=0.01, rounds=3)
+    found = optimizers.measure(["optax.sgd", "optax.adamw", "adahessian"], scale=0.01, rounds=3, fused=True)
     count = _count(optimizers.shapes(0.01))
     # parameters read and written, gradients read, 4 bytes each
     assert found["optax.sgd"]["MB"] == pytest.approx(12 * count / 1e6, rel=1e-12)
@@ -19,7 +19,9 @@ def test_a_small_run():
     # and two moments and a count besides, read and written
     assert found["optax.adamw"]["MB"] == pytest.approx((28 * count + 8) / 1e6, rel=1e-12)
     assert found["optax.adamw"]["× nearest"] == 1.0
-    assert found["adahessian"]["ms"] > 0 and found["adahessian"]["× floor"] > 0
+    assert all(found["adahessian"][column] > 0 for column in ("ms", "× floor", "fused × floor"))
+    page = optimizers.page({"gpt2": found}, 0.01, "a GPU", "a command")
+    assert page.count("| optimizer |") == 1 and "PyTorch's |" not in page  # a column that was not measured
 
 
 @pytest.mark.parametrize(("tree", "leaves", "millions"), [("gpt2", 148, 124.4), ("resnet", 161, 25.6)])

@@ -84,7 +84,7 @@ def _scale_by_clipped_factored_rms(
                 again = jax.lax.optimization_barrier(g)
                 col = average(col, jnp.mean(again * again, axis=short))
                 mean = jnp.mean(row, axis=short - (short > long), keepdims=True)
-                # not (row / mean)^-1/2: a row of zeros beside entries of 10^4 would be ε₁/mean, zero in float32
+                # not (row / mean)^-1/2: a line of zeros beside entries of 10^4 would be ε₁/mean, zero in float32
                 factors = jnp.expand_dims(row**-0.5 * mean**0.5, long), jnp.expand_dims(col**-0.5, short)
             root = jnp.sqrt(jnp.mean(scaled(g, factors) ** 2))
             u = scaled(*jax.lax.optimization_barrier((g, factors))) / jnp.maximum(1, root / threshold)
@@ -133,8 +133,8 @@ def adafactor(
 
     Vectors and scalars keep a whole :math:`\hat V`. Arrays of more dimensions are factored over their two longest.
     ``optax.adafactor`` is the same with other defaults: it factors only from 128 up, has no :math:`\rho_t`
-    (without a learning rate the step is 1), computes :math:`\beta_t` in single precision, and is not a number where a row of
-    zeros meets entries above :math:`10^4`. Not-a-number gradients stay in the state, and so do entries above
+    (without a learning rate the step is 1), computes :math:`\beta_t` in single precision, and is not a number where a line
+    of zeros along the longer axis meets entries above :math:`10^4`. Not-a-number gradients stay in the state, and so do entries above
     :math:`10^{19}`, whose squares single precision does not hold.
 
     Args:

@@ -55,6 +55,7 @@ from jaxtrain.optimizers.amsgrad import AdamNCState, adam_nc, amsgrad, scale_by_
 from jaxtrain.optimizers.bo_rep import (
     BilevelBatch,
     BilevelState,
+    NormalizedMomentumState,
     bo_rep,
     hypergradient,
     linear_system_step,
@@ -190,6 +191,7 @@ __all__ = [
     "Margin",
     "MarsState",
     "MedianMomentumState",
+    "NormalizedMomentumState",
     "O2ncState",
     "OptimisticOmdState",
     "PositiveNegativeMomentumState",

@@ -25,7 +25,7 @@ Made by `make agreement` (`python -m experiments.agreement`). Do not edit.
 
 Every method is held against something that we did not write or that is known in closed form: its oracles, tests that the
 registry names. A line is one of them, with all its cases, and shows that comparison of arrays which came nearest to its
-tolerance, measured in one run on a CPU:
+tolerance, measured on a CPU:
 
 - **error**: max |actual − desired| / max |desired| over the array; *absolute* where all of `desired` is zero.
 - **tolerance**: what the test grants; *exact*: not one bit may differ.
@@ -122,10 +122,13 @@ def _numbers(test: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def page(old: str, new: Mapping[str, str]) -> str:
+def page(old: str, new: Mapping[str, str], stages: Sequence[str]) -> str:
     """The whole page: the new sections, and those of the old page that there is no new one for."""
     kept = {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in re.split(r"^## ", old, flags=re.M)[1:]}
-    return "\n".join([HEAD, *(text for _, text in sorted({**kept, **new}.items()))])
+    sections = {**kept, **new}
+    missing = ", ".join(stage for stage in stages if stage not in sections)
+    note = [f"Not measured yet: {missing}.\n"] if missing else []
+    return "\n".join([HEAD, *note, *(sections[stage] for stage in stages if stage in sections)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         versions, found = read(files)
     old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() and len(arguments.stage) < len(papers) else ""
     sections = {stage: section(stage, papers[stage], versions, found) for stage in arguments.stage}
-    PAGE.write_text(page(old, sections), encoding="utf-8")
+    PAGE.write_text(page(old, sections, sorted(papers)), encoding="utf-8")
     print(f"agreement: wrote {PAGE.relative_to(ROOT)}")
     return 0
 

@@ -153,6 +153,10 @@ def test_records_of_several_runs(tmp_path):
 
 
 def test_other_stages_stay_on_the_page():
-    first = agreement.page("", {"losses": "## losses\n\nold\n", "averaging": "## averaging\n\nkept\n"})
-    assert agreement.page(first, {"losses": "## losses\n\nnew\n"}) == first.replace("\nold\n", "\nnew\n")
-    assert first.endswith("\n\n## averaging\n\nkept\n\n## losses\n\nold\n")
+    old = {"losses": "## losses\n\nold\n", "averaging": "## averaging\n\nkept\n"}
+    stages = ["averaging", "losses", "optimizers"]
+    first = agreement.page("", old, stages)
+    assert first.endswith("Not measured yet: optimizers.\n\n## averaging\n\nkept\n\n## losses\n\nold\n")
+    second = agreement.page(first, {"losses": "## losses\n\nnew\n"}, stages)
+    assert second == first.replace("\nold\n", "\nnew\n")
+    assert agreement.page(second, {}, ["losses"]).endswith("numbers.\n\n## losses\n\nnew\n")  # averaging is no more

@@ -133,9 +133,9 @@ def adafactor(
 
     Vectors and scalars keep a whole :math:`\hat V`. Arrays of more dimensions are factored over their two longest.
     ``optax.adafactor`` is the same with other defaults: it factors only from 128 up, has no :math:`\rho_t`
-    (without a learning rate the step is 1), computes :math:`\beta_t` in single precision, and is not a number where a line
-    of zeros along the longer axis meets entries above :math:`10^4`. Not-a-number gradients stay in the state, and so do entries above
-    :math:`10^{19}`, whose squares single precision does not hold.
+    (without a learning rate the step is 1), computes :math:`\beta_t` in single precision, and is not a number where a
+    line of zeros along the longer axis meets entries above :math:`10^4`. Not-a-number gradients stay in the state, and
+    so do entries above :math:`10^{19}`, whose squares single precision does not hold.
 
     Args:
       learning_rate: :math:`\rho_t`, a number or a schedule; None: :func:`relative_step_size`.

@@ -61,11 +61,15 @@ def module_gradient_variance(
         g = g.astype(accumulator_dtype(g))
         return g if v is None else g / (jnp.sqrt(b2 * v + (1 - b2) * g**2) + eps)
 
-    names = jax.tree.leaves(label_leaves(labels, grads_a))
-    leaves = [jax.tree.leaves(tree) for tree in (grads_a, grads_b)]
-    moments = [None] * len(names) if second_moment is None else jax.tree.leaves(second_moment)
-    groups: dict[Hashable, list[tuple[Array, Array]]] = {name: [] for name in sorted(set(names), key=str)}
-    for name, a, b, v in zip(names, *leaves, moments, strict=True):
+    def leaves(tree):
+        return jax.tree.leaves(tree, is_leaf=is_masked)
+
+    names = leaves(label_leaves(labels, grads_a))
+    moments = [None] * len(names) if second_moment is None else leaves(second_moment)
+    # the halves may hold what is masked here
+    rows = [row for row in zip(names, leaves(grads_a), leaves(grads_b), moments, strict=True) if not is_masked(row[0])]
+    groups: dict[Hashable, list[tuple[Array, Array]]] = {name: [] for name in sorted({row[0] for row in rows}, key=str)}
+    for name, a, b, v in rows:
         groups[name].append((scaled(a, v), scaled(b, v)))
     return {name: 1 - cosine(*map(list, zip(*pairs, strict=True))) for name, pairs in groups.items()}
 

@@ -114,8 +114,8 @@ def test_equals_sign_descent_and_muon():
     dims = jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), params)
     muon = optax.contrib.scale_by_muon(nesterov=False, weight_dimension_numbers=dims)
     theirs = _run(optax.chain(muon, optax.scale(-0.1)), params, grads)
-    # 30 float32 steps of size 0.1; the quintic doubles small singular values and their rounding at every step
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-3), ours, theirs)
+    # 30 float32 steps of size 0.1 (measured: 1e-5); the quintic triples small singular values and their rounding each time
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4), ours, theirs)
 
 
 def test_roles_are_norms_of_flax_kernels(x64):

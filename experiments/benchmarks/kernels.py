@@ -162,7 +162,9 @@ FOUND = """\
   an operand only where the one depends on the other, entry by entry. `jaxtrain.core.numerics.in_place_of` says so.
 - **What is above 1.15** needs a number of all entries before it may move any: a norm (`adagrad_norm`, `clip_*`, `alr_*`,
   `psps`, `gravity`, `o2nc`, `adam_sn`), several (`adamp`, `sgdp`, `adafactor`, `ranger21`, `orthogonalized adam`), a
-  count (`cautious`), the largest entry and then a norm (`mars`). Each reads again what it looks at.
+  count (`cautious`), the largest entry and then a norm (`mars`), or is the product of matrices (`steepest_descent`). Each
+  reads again what it looks at. `adamw in bfloat16` draws the bits of all leaves as one array: XLA joins the leaves that
+  read it, more than it can write in place, and copies some moments.
 """
 
 

@@ -62,7 +62,6 @@ class Leaf:
     """One parameter: ``stacked`` leading axes of layers, then the axes that are merged and cut."""
 
     def __init__(self, shape: tuple[int, ...], block: int, stacked: int):
-        stacked = min(stacked, len(shape))
         self.shape = shape
         self.merged, pieces = block_and_merge_dims(shape[stacked:], block=block)
         self.layers = math.prod(shape[:stacked])

@@ -239,7 +239,7 @@ def scale_by_soap(
                 return tuple(structure.unflatten([result[i] for result in results]) for i in range(3))
 
             def turn(carry):
-                mu, nu, bases, covariances = row_major(carry)
+                mu, nu, bases, covariances = carry
                 bases = run_if(first, functools.partial(start, covariances), bases)
                 mu, nu, bases = run_if(~first, functools.partial(refresh, covariances), (mu, nu, bases))
                 return row_major((mu, nu, bases, covariances))

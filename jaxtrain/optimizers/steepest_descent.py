@@ -47,13 +47,12 @@ class _Leaf:
     def __init__(self, role: str, shape: tuple[int, ...], stacked: int):
         if role not in NORMS + ROLES:
             raise ValueError(f"norms: expected one of {', '.join(NORMS + ROLES)}, got {role!r}")
-        stacked = min(stacked, len(shape))
         own = shape[stacked:]
         if role in ("spectral", "row_l2", "col_l2", "linear", "embedding"):
             if len(own) < 2:
                 raise ValueError(
                     f"norms: {role!r} is of matrices, and a parameter has shape {shape}"
-                    + (f" of which {stacked} axes stack layers" if stacked else "")
+                    + (f" of which the first {stacked} stack layers" if stacked else "")
                 )
             # the kernel of a convolution (…, in, out) maps all that it sees
             own = (math.prod(own[:-1]), own[-1])

@@ -28,7 +28,7 @@ BETWEEN_STAGES = {"gradients": {"aggregation"}}
 ABOVE = {"testing", "papers", "workloads", "merge", "cli", "config", "report", "__main__"}
 """May use everything below them. Nothing below uses them."""
 CORE = {"jax", "jaxlib", "flax", "optax", "chex", "orbax", "jaxtyping", "numpy", "jaxtrain"}
-EXPERIMENTAL = {"multihost_utils", "checkify"}
+EXPERIMENTAL = {"multihost_utils", "checkify", "layout", "topologies"}
 """Of jax.experimental: what has no other home yet."""
 FORBIDDEN = {"pmap", "pjit", "PRNGKey", "tree_map", "pure_callback", "io_callback", "xmap"}
 

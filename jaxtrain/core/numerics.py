@@ -158,6 +158,15 @@ def over_matrices(fn: Callable[..., Any], *, batch_axes: int = 1) -> Callable[..
     return fn
 
 
+def step_number(count: Any) -> Array:
+    """t = 1, 2, … of a counter from zero, as a float: in integers it would overflow where optax's counter ends.
+
+    >>> float(step_number(jnp.iinfo(jnp.int32).max))
+    2147483648.0
+    """
+    return jnp.asarray(count, jnp.result_type(float)) + 1
+
+
 def segment_mean(x: Array, ids: Array, count: int) -> Array:
     """Means over ``count`` segments along the first axis; 0 for a segment without entries.
 

@@ -4,19 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
 
 from jaxtrain.core import Number, check_decays, check_finite_number
-from jaxtrain.core.numerics import static_int
+from jaxtrain.core.numerics import static_int, step_number
 from jaxtrain.optimizers._accumulators import in_accumulators
 from jaxtrain.optimizers._fused import map_leaves
 
 _LEAST = float(np.finfo(np.float32).tiny)
-
-
-def _number(count: Number) -> Array:
-    """t of optax's counter; not ``count + 1``, which in integers overflows where the counter ends."""
-    return jnp.asarray(count, jnp.result_type(float)) + 1
 
 
 def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> optax.Schedule:
@@ -41,7 +35,7 @@ def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> 
     check_finite_number("max_relative", max_relative, low=_LEAST)
 
     def schedule(count):
-        t = _number(count)
+        t = step_number(count)
         return jnp.minimum(1e-6 * t if warmup else max_relative, 1 / jnp.sqrt(t))
 
     return schedule
@@ -49,7 +43,7 @@ def relative_step_size(max_relative: Number = 1e-2, *, warmup: bool = False) -> 
 
 def _decay(count: Number, exponent: Number) -> Number:
     """1 - t^-c, in the precision of the session: optax's own is single precision always."""
-    return 1 - _number(count) ** (-exponent)
+    return 1 - step_number(count) ** (-exponent)
 
 
 def _scale_by_clipped_factored_rms(

@@ -7,12 +7,12 @@ import optax
 from jaxtyping import Array
 
 from jaxtrain.core import Number, check_decays, check_finite_number
+from jaxtrain.core.numerics import step_number
 from jaxtrain.optimizers._accumulators import in_accumulators
 
 
 def _share(count: Number, warmup_steps: Number) -> Array:
-    # not count + 1, which in integers overflows where optax's counter ends
-    return (jnp.asarray(count, jnp.result_type(float)) + 1) / warmup_steps
+    return step_number(count) / warmup_steps
 
 
 def ademamix_alpha_schedule(alpha: Number, warmup_steps: Number) -> optax.Schedule:

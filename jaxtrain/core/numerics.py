@@ -158,6 +158,15 @@ def over_matrices(fn: Callable[..., Any], *, batch_axes: int = 1) -> Callable[..
     return fn
 
 
+def as_floating(x: Any) -> Any:
+    """An array of whole numbers in floating ones, whose values move or are divided; a floating one as it is.
+
+    >>> as_floating(jnp.array([1, 2])).dtype.name, as_floating(jnp.ones(2, jnp.bfloat16)).dtype.name
+    ('float32', 'bfloat16')
+    """
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
 def step_number(count: Any) -> Array:
     """t = 1, 2, … of a counter from zero, as a float: in integers it would overflow where optax's counter ends.
 

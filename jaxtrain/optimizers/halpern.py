@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Key, Number, Params, check_finite_number, check_key
-from jaxtrain.core.numerics import run_if, static_int
+from jaxtrain.core.numerics import as_floating, run_if, static_int
 
 Operator = Callable[[Params, Int[Array, " indices"]], Params]
 """``(u, indices) -> mean of F_i(u) over the indices``, a tree like ``u``."""
@@ -36,12 +36,7 @@ def _combine(*terms: tuple[Number | Array, Params]) -> Params:
 
 def _floating(tree: Params) -> Params:
     """A point that may be given in integers: its iterates are none."""
-
-    def of_leaf(x):
-        x = jnp.asarray(x)
-        return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
-
-    return jax.tree.map(of_leaf, tree)
+    return jax.tree.map(lambda x: as_floating(jnp.asarray(x)), tree)
 
 
 def _like(point: Params, operator: Operator) -> Operator:

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxtrain.core import Number, OptState, Scalar, check_finite_number
-from jaxtrain.core.numerics import static_int
+from jaxtrain.core.numerics import as_floating, static_int
 
 _ALGORITHMS = ("sgd", "adam")
 _NORMS = ("l2", "l1")
@@ -170,7 +170,7 @@ def schedule_from_array(
     if values.ndim != 1 or not len(values):
         raise ValueError(f"schedule_from_array needs an array of rates (T,), got shape {values.shape}")
     # whole numbers too stand for rates
-    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+    values = as_floating(values)
     last = len(values) - 1
     check_finite_number("peak", peak)
     if total_steps is not None:

@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxtrain.core import Key, Number, check_finite_number, check_key
+from jaxtrain.core.numerics import as_floating
 
 
 def step_decay_schedule(
@@ -164,7 +165,7 @@ def shb_excess_risk(
     >>> shb_excess_risk(jnp.array([1.0]), jnp.array([2.0]), 0.0, lrs=jnp.array([0.5, 0.5])).tolist()
     [2.0, 0.5, 0.125]
     """
-    eigs, init_error = (x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float) for x in (eigs, init_error))
+    eigs, init_error = map(as_floating, (eigs, init_error))
     if eigs.shape != init_error.shape:
         raise ValueError(f"eigs and init_error must have one shape, got {eigs.shape} and {init_error.shape}")
     check_finite_number("noise_var", noise_var, low=0.0)
